@@ -1,0 +1,121 @@
+//! The compiled kernels in one context.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::{CudaContext, CudaFunction, DriverError, result};
+use cudarc::nvrtc::Ptx;
+
+use crate::kernel::{Entry, Variant};
+use crate::{Error, Result};
+
+/// PTX for every device from `OLDEST` on, and for Hopper and later.
+const ROTATE: [&str; 2] = [
+    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_75/rotate.ptx")),
+    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_90/rotate.ptx")),
+];
+const COS_SIN: [&str; 2] = [
+    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_75/cos_sin.ptx")),
+    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_90/cos_sin.ptx")),
+];
+const OLDEST: (i32, i32) = (7, 5);
+
+/// One entry of a `.cu` file in all variants; `None` where there is no such variant.
+type Entries = [Option<CudaFunction>; Variant::COUNT];
+
+/// The kernels, loaded into a context, and what launches need to know of its device.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    pub context: Arc<CudaContext>,
+    pub multiprocessors: usize,
+    rotate: Entries,
+    cos_sin: Entries,
+}
+
+impl Kernels {
+    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let loading = driver("loading the kernels");
+        let capability = context.compute_capability().map_err(&loading)?;
+        if capability < OLDEST {
+            return Err(Error::DeviceTooOld { expected: OLDEST, given: capability });
+        }
+        let newest = usize::from(capability >= (9, 0));
+        let multiprocessors = context
+            .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(&loading)?;
+        let entries = |ptx: &str, entry: Entry| -> Result<Entries> {
+            let module = context.load_module(Ptx::from_src(ptx)).map_err(&loading)?;
+            let mut entries = [const { None }; Variant::COUNT];
+            for variant in Variant::all() {
+                let function = module.load_function(&variant.name(entry)).map_err(&loading)?;
+                entries[variant.index()] = Some(function);
+            }
+            Ok(entries)
+        };
+        Ok(Self {
+            context: context.clone(),
+            multiprocessors: multiprocessors.max(1) as usize,
+            rotate: entries(ROTATE[newest], Entry::Rotate)?,
+            cos_sin: entries(COS_SIN[newest], Entry::CosSin)?,
+        })
+    }
+
+    pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {
+        let entries = match entry {
+            Entry::Rotate => &self.rotate,
+            Entry::CosSin => &self.cos_sin,
+        };
+        entries[variant.index()].as_ref().expect("`load` filled in every variant")
+    }
+}
+
+/// Turns a refusal of the driver into an [`Error`] that says what was being done.
+pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Driver { doing, reason: format!("{error}") }
+}
+
+/// Device memory that is there before anything can use it and goes when nothing can any more.
+///
+/// Not a `CudaSlice`: that one waits on events, which a stream under capture must not do.
+#[derive(Debug)]
+pub(super) struct Steps {
+    pub address: u64,
+    context: Arc<CudaContext>,
+}
+
+impl Steps {
+    pub fn upload(context: &Arc<CudaContext>, steps: &[u64]) -> Result<Self> {
+        let doing = driver("uploading the phase steps");
+        context.bind_to_thread().map_err(&doing)?;
+        let bytes = size_of_val(steps);
+        // SAFETY: the context is current; the memory is written before it is read.
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(allocating(bytes, &doing))?;
+        let buffer = Self { address, context: context.clone() };
+        // SAFETY: `address` is an allocation of this many bytes.
+        unsafe { result::memcpy_htod_sync(address, steps) }.map_err(&doing)?;
+        // From pageable memory the copy may still be under way, on a stream that others do not
+        // wait for.
+        context.synchronize().map_err(&doing)?;
+        Ok(buffer)
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        // A launch may still be reading. A refusal here has nobody to go to; the context keeps it.
+        self.context.record_err(self.context.synchronize());
+        // SAFETY: `upload` allocated it, and work that was submitted has finished.
+        self.context.record_err(unsafe { result::free_sync(self.address) });
+    }
+}
+
+/// Tells a full device from other refusals.
+pub(super) fn allocating(
+    bytes: usize,
+    otherwise: &impl Fn(DriverError) -> Error,
+) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes },
+        _ => otherwise(error),
+    }
+}

@@ -1,0 +1,101 @@
+//! From a checked call to what a launch is told. Inert: submitting it is another's business.
+
+use super::geometry::Geometry;
+use super::raw::{RawHeads, RawIds};
+use super::request::{Divisor, PositionSource, Request, Tensor, Variant};
+use super::{Address, Entry};
+use crate::{Dtype, Error, Layout, Pairing, Positions, Result};
+
+/// What a rope is, as its kernels need it.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Of the phase steps: one `u64` a pair, aligned to 16 bytes.
+    pub steps: Address,
+    pub rotary_dim: usize,
+    pub pairing: Pairing,
+    /// On cos and on sin.
+    pub factors: (f32, f32),
+    pub multiprocessors: usize,
+}
+
+/// One launch of one kernel.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub entry: Entry,
+    pub variant: Variant,
+    pub geometry: Geometry,
+    pub request: Request,
+}
+
+impl Launch {
+    /// A rotation whose tensors passed the checks; `None` where there is nothing to rotate.
+    pub fn rotation(
+        spec: &Spec,
+        q: &RawHeads,
+        k: Option<&RawHeads>,
+        positions: &Positions<RawIds>,
+    ) -> Result<Option<Self>> {
+        let [batch, seq, ..] = q.layout.shape();
+        positions.check(batch, seq)?;
+        let positions = PositionSource::new(positions, seq)?;
+        let tensor = |heads: &RawHeads| {
+            let source = heads.source.as_ref().map(|(address, layout)| (*address, layout));
+            Tensor::new(heads.dtype, (heads.target, &heads.layout), source, spec.rotary_dim)
+        };
+        let tensors = [tensor(q), k.map_or_else(Tensor::default, tensor)];
+        let heads = q.layout.heads + k.map_or(0, |k| k.layout.heads);
+        Ok(Self::new(spec, Entry::Rotate, q.dtype, tensors, positions, [batch, seq, heads]))
+    }
+
+    /// The table of `rows` positions from `start`, into contiguous `[rows, rotary_dim]` each.
+    pub fn table(
+        spec: &Spec,
+        dtype: Dtype,
+        cos_sin: [Address; 2],
+        start: i64,
+        rows: usize,
+    ) -> Result<Option<Self>> {
+        let limit = i32::MAX as usize;
+        if rows > limit {
+            return Err(Error::TooLarge { tensor: "cos", what: "the number of rows", limit });
+        }
+        let layout = Layout::thd(rows, 1, spec.rotary_dim);
+        let tensors = cos_sin.map(|to| Tensor::new(dtype, (to, &layout), None, spec.rotary_dim));
+        let positions = PositionSource::new(&Positions::From(start), rows)?;
+        Ok(Self::new(spec, Entry::CosSin, dtype, tensors, positions, [1, rows, 1]))
+    }
+
+    fn new(
+        spec: &Spec,
+        entry: Entry,
+        dtype: Dtype,
+        [q, k]: [Tensor; 2],
+        positions: PositionSource,
+        [batch, seq, heads]: [usize; 3],
+    ) -> Option<Self> {
+        let tokens = batch.saturating_mul(seq);
+        if tokens == 0 || heads == 0 {
+            return None;
+        }
+        let pairs = spec.rotary_dim / 2;
+        let (variant, pair_stride, partner) = Variant::widest(dtype, spec.pairing, pairs, [&q, &k]);
+        let width = pairs / variant.pairs();
+        let geometry = Geometry::new(width, heads, tokens, spec.multiprocessors);
+        let request = Request {
+            steps: spec.steps,
+            q,
+            k,
+            positions,
+            seq: Divisor::new(seq as u32),
+            tokens: tokens as u32,
+            pairs: pairs as u32,
+            pair_stride,
+            partner,
+            cos_factor: spec.factors.0,
+            sin_factor: spec.factors.1,
+            heads_per_slice: geometry.heads_per_slice,
+            tiles_per_block: geometry.tiles_per_block,
+        };
+        Some(Self { entry, variant, geometry, request })
+    }
+}

@@ -1,0 +1,239 @@
+//! What the kernels are told: the structs of `kernels/rotate.cuh` and `kernels/positions.cuh`,
+//! field for field.
+
+use super::{Address, Entry};
+use crate::{Dtype, Layout, Pairing};
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tensor {
+    pub src: Address,
+    pub dst: Address,
+    pub src_strides: [i64; 3],
+    pub dst_strides: [i64; 3],
+    pub heads: u32,
+    pub rest_before: u32,
+    pub rest_after: u32,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PositionSource {
+    pub values: Address,
+    pub cu_seqlens: Address,
+    pub start: i64,
+    pub batch_stride: u32,
+    pub sequences: u32,
+    pub kind: u32,
+    pub wide: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Divisor {
+    pub value: u32,
+    pub multiplier: u32,
+    pub shift: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request {
+    pub steps: Address,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub positions: PositionSource,
+    pub seq: Divisor,
+    pub tokens: u32,
+    pub pairs: u32,
+    pub pair_stride: i64,
+    pub partner: i64,
+    pub cos_factor: f32,
+    pub sin_factor: f32,
+    pub heads_per_slice: u32,
+    pub tiles_per_block: u32,
+}
+
+const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 264);
+
+pub(super) const CONSECUTIVE: u32 = 0;
+pub(super) const IDS: u32 = 1;
+pub(super) const STARTS: u32 = 2;
+pub(super) const RAGGED: u32 = 3;
+
+impl Divisor {
+    /// For dividends below 2^31.
+    pub fn new(value: u32) -> Self {
+        debug_assert!(value >= 1);
+        if value <= 1 {
+            return Self { value: 1, multiplier: 0, shift: 0 };
+        }
+        let shift = (value - 1).ilog2();
+        let multiplier = (1u64 << (32 + shift)).div_ceil(u64::from(value));
+        Self { value, multiplier: multiplier as u32, shift }
+    }
+}
+
+impl Tensor {
+    /// `dst` (and `src`, in place or not) are the addresses of the buffers' first elements.
+    pub fn new(
+        dtype: Dtype,
+        (dst, layout): (Address, &Layout),
+        source: Option<(Address, &Layout)>,
+        rotary_dim: usize,
+    ) -> Self {
+        let size = dtype.size();
+        let first = |base: Address, layout: &Layout| {
+            base + ((layout.offset + layout.rotary_offset) * size) as u64
+        };
+        // A dimension of size one is never stepped along; its stride must not spoil alignment.
+        let strides = |layout: &Layout| {
+            let [batch, seq, heads, _] = layout.shape();
+            let sizes = [batch, seq, heads];
+            [0, 1, 2].map(|i| if sizes[i] > 1 { (layout.strides[i] * size) as i64 } else { 0 })
+        };
+        let (src, from) = source.unwrap_or((dst, layout));
+        let rest = layout.head_dim - layout.rotary_offset - rotary_dim;
+        Self {
+            src: first(src, from),
+            dst: first(dst, layout),
+            src_strides: strides(from),
+            dst_strides: strides(layout),
+            heads: layout.heads as u32,
+            rest_before: if source.is_some() { layout.rotary_offset as u32 } else { 0 },
+            rest_after: if source.is_some() { rest as u32 } else { 0 },
+            reserved: 0,
+        }
+    }
+
+    /// The bits that any address of a row may have set.
+    fn address_bits(&self) -> u64 {
+        let strides = self.src_strides.iter().chain(&self.dst_strides);
+        strides.fold(self.src | self.dst, |bits, &stride| bits | stride as u64)
+    }
+}
+
+/// One kernel of `kernels/variants.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    pub dtype: Dtype,
+    /// A vector holds whole pairs; else first and second channels lie in two vectors.
+    pub joined: bool,
+    /// Bytes of one vector.
+    pub bytes: usize,
+}
+
+impl Variant {
+    pub const COUNT: usize = 3 * 2 * 4;
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        Dtype::ALL.into_iter().flat_map(|dtype| {
+            [false, true].into_iter().flat_map(move |joined| {
+                let narrowest = if joined { 2 * dtype.size() } else { dtype.size() };
+                [16, 8, 4, 2]
+                    .into_iter()
+                    .filter(move |&bytes| bytes >= narrowest)
+                    .map(move |bytes| Self { dtype, joined, bytes })
+            })
+        })
+    }
+
+    /// Its place in a table of all of them.
+    pub fn index(self) -> usize {
+        (self.dtype as usize * 2 + usize::from(self.joined)) * 4 + self.bytes.ilog2() as usize - 1
+    }
+
+    pub fn name(self, entry: Entry) -> String {
+        let order = if self.joined { "joined" } else { "split" };
+        format!("{}_{}_{order}_{}", entry.name(), self.dtype.name(), self.bytes)
+    }
+
+    /// Channel pairs that one thread takes.
+    pub fn pairs(self) -> usize {
+        self.bytes / self.dtype.size() / if self.joined { 2 } else { 1 }
+    }
+
+    /// The widest vectors that divide every row's address and the run of pairs, and the bytes from
+    /// one pair to the next and from a pair's first channel to its second.
+    pub fn widest(
+        dtype: Dtype,
+        pairing: Pairing,
+        pairs: usize,
+        tensors: [&Tensor; 2],
+    ) -> (Self, i64, i64) {
+        let size = dtype.size();
+        let (joined, pair_stride, partner) = match pairing {
+            Pairing::HalfSplit => (false, size, pairs * size),
+            Pairing::Interleaved => (true, 2 * size, size),
+        };
+        let mut bits = tensors.iter().fold(0, |bits, tensor| bits | tensor.address_bits());
+        if !joined {
+            bits |= partner as u64;
+        }
+        let fits = |variant: &Self| {
+            variant.dtype == dtype
+                && variant.joined == joined
+                && bits % variant.bytes as u64 == 0
+                && pairs.is_multiple_of(variant.pairs())
+        };
+        let narrow = Self { dtype, joined: false, bytes: size };
+        let variant = Self::all().find(fits).unwrap_or(narrow);
+        (variant, pair_stride as i64, partner as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divisors_divide() {
+        for value in (1..2000).chain([4096, 65_535, 65_537, 1 << 30, (1 << 31) - 1]) {
+            let divisor = Divisor::new(value);
+            let divide = |n: u32| match divisor.value {
+                1 => n,
+                _ => ((u64::from(n) * u64::from(divisor.multiplier)) >> 32) as u32 >> divisor.shift,
+            };
+            let near =
+                [0, 1, value - 1, value, value + 1, 2 * (value >> 1), 12_345_678, (1 << 31) - 1];
+            for n in near {
+                assert_eq!(divide(n), n / value, "{n} / {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn variants_have_places_of_their_own() {
+        let mut seen = [false; Variant::COUNT];
+        for variant in Variant::all() {
+            assert!(!std::mem::replace(&mut seen[variant.index()], true), "{variant:?}");
+        }
+        assert_eq!(Variant::all().count(), 19);
+    }
+
+    #[test]
+    fn vectors_fit_alignment_and_run() {
+        let pick = |dtype, pairing, rotary_dim: usize, layout: Layout| {
+            let tensor = Tensor::new(dtype, (256, &layout), None, rotary_dim);
+            let (variant, ..) = Variant::widest(dtype, pairing, rotary_dim / 2, [&tensor; 2]);
+            (variant.joined, variant.bytes)
+        };
+        use Dtype::{BF16, F32};
+        use Pairing::{HalfSplit, Interleaved};
+        let thd = |dim| Layout::thd(7, 3, dim);
+        assert_eq!(pick(BF16, HalfSplit, 128, thd(128)), (false, 16));
+        assert_eq!(pick(BF16, HalfSplit, 80, thd(80)), (false, 16));
+        assert_eq!(pick(BF16, HalfSplit, 20, thd(80)), (false, 4));
+        assert_eq!(pick(BF16, HalfSplit, 24, thd(96)), (false, 8));
+        assert_eq!(pick(F32, HalfSplit, 128, thd(128)), (false, 16));
+        assert_eq!(pick(BF16, Interleaved, 64, thd(192).rotate_from(128)), (true, 16));
+        assert_eq!(pick(BF16, Interleaved, 64, thd(192).at(1)), (false, 2));
+        assert_eq!(pick(F32, Interleaved, 2, thd(2)), (true, 8));
+        // A single token's odd stride does not matter.
+        assert_eq!(
+            pick(BF16, HalfSplit, 128, Layout::thd(1, 3, 128).with_strides([1, 3, 128])),
+            (false, 16)
+        );
+    }
+}

@@ -1,0 +1,38 @@
+/// Which channels of a head turn together. With `d` rotated channels, pair `j` is:
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pairing {
+    /// Channels `j` and `j + d/2`: "NeoX", HF's `rotate_half`, LLaMA checkpoints in HF's format.
+    HalfSplit,
+    /// Channels `2j` and `2j + 1`: "GPT-J", the original LLaMA and RoFormer, DeepSeek, GLM-4.
+    Interleaved,
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// By `position * inv_freq`.
+    #[default]
+    Forward,
+    /// By `-position * inv_freq`: undoes [`Forward`](Self::Forward), up to rounding, where the factor
+    /// on cos and sin is 1. The factor multiplies here as well, so this is always the transpose of
+    /// the forward map: what takes a gradient back through it.
+    Inverse,
+}
+
+impl Direction {
+    /// The other way.
+    pub(crate) fn reversed(self) -> Self {
+        match self {
+            Self::Forward => Self::Inverse,
+            Self::Inverse => Self::Forward,
+        }
+    }
+
+    /// The factors on cos and sin that turn this way.
+    pub(crate) fn factors(self, factor: f32) -> (f32, f32) {
+        match self {
+            Self::Forward => (factor, factor),
+            Self::Inverse => (factor, -factor),
+        }
+    }
+}

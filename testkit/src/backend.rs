@@ -1,0 +1,89 @@
+//! What every suite runs on.
+
+use condensed_rope::{Element, Frequencies, Pairing, Positions, Result, cpu};
+
+use crate::Call;
+use crate::call::{Operand, TestElement, Values};
+
+/// Something that rotates.
+pub trait Backend {
+    /// For messages.
+    fn name(&self) -> &'static str;
+    /// Elements a single case may have before only a sample of such cases runs.
+    fn budget(&self) -> usize;
+    /// Carries out the call, on the call's own memory.
+    fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()>;
+    /// Rows of the table from position `start`, into `cos` and `sin`.
+    fn cos_sin<T: TestElement>(
+        &self,
+        frequencies: &Frequencies,
+        pairing: Pairing,
+        start: i64,
+        cos: &mut [T],
+        sin: &mut [T],
+    ) -> Result<()>;
+}
+
+/// The portable backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
+
+/// Borrows index values for the CPU backend.
+pub fn borrow(positions: &Positions<Values>) -> Positions<cpu::Ids<'_>> {
+    fn ids(values: &Values) -> cpu::Ids<'_> {
+        match values {
+            Values::I32(values) => values.into(),
+            Values::I64(values) => values.into(),
+        }
+    }
+    match positions {
+        Positions::Ids(values) => Positions::Ids(ids(values)),
+        Positions::SharedIds(values) => Positions::SharedIds(ids(values)),
+        Positions::From(start) => Positions::From(*start),
+        Positions::Starts(values) => Positions::Starts(ids(values)),
+        Positions::Ragged { cu_seqlens, starts } => {
+            Positions::Ragged { cu_seqlens: ids(cu_seqlens), starts: starts.as_ref().map(ids) }
+        }
+        _ => panic!("a kind of positions that the tests do not know"),
+    }
+}
+
+fn heads<T: Element>(operand: &mut Operand<T>) -> cpu::Heads<'_, T> {
+    match &operand.source {
+        None => cpu::Heads::in_place(&mut operand.buffer, operand.layout),
+        Some((source, from)) => {
+            cpu::Heads::out_of_place(source, *from, &mut operand.buffer, operand.layout)
+        }
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn budget(&self) -> usize {
+        1 << 19
+    }
+
+    fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
+        let rope = cpu::Rope::new(&call.frequencies, call.pairing);
+        let rope = if call.inverse { rope.inverse() } else { rope };
+        let positions = borrow(&call.positions);
+        match call.packed_k {
+            Some(k) => rope.rotate_packed(&mut call.q.buffer, call.q.layout, k, positions),
+            None => rope.rotate(heads(&mut call.q), call.k.as_mut().map(heads), positions),
+        }
+    }
+
+    fn cos_sin<T: TestElement>(
+        &self,
+        frequencies: &Frequencies,
+        pairing: Pairing,
+        start: i64,
+        cos: &mut [T],
+        sin: &mut [T],
+    ) -> Result<()> {
+        cpu::Rope::new(frequencies, pairing).cos_sin(start, cos, sin)
+    }
+}

@@ -1,0 +1,166 @@
+//! The kernels' own source as a backend: compiled for the host, cut into the same threads as on a
+//! GPU by the same code, and run one thread after another.
+
+use std::ffi::{CString, c_char, c_int};
+
+use condensed_rope::kernel::{Launch, RawHeads, RawIds, Request, Spec, check_raw};
+use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Result, cpu};
+
+use crate::backend::{Backend, borrow};
+use crate::call::{Call, Operand, TestElement};
+
+unsafe extern "C" {
+    fn rope_run_on_host(
+        name: *const c_char,
+        request: *const Request,
+        grid: *const [u32; 3],
+        block: *const [u32; 3],
+    ) -> c_int;
+}
+
+/// The kernels on the host. Small GPUs and large ones cut a launch differently, so the number of
+/// multiprocessors is part of it.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelOnHost {
+    pub multiprocessors: usize,
+}
+
+/// Steps where the kernels want them: aligned to 16 bytes.
+#[repr(align(16))]
+struct Steps([u64; 512]);
+
+impl Steps {
+    fn of(frequencies: &Frequencies) -> Self {
+        let mut steps = Self([0; 512]);
+        for (to, step) in steps.0.iter_mut().zip(frequencies.steps()) {
+            *to = step;
+        }
+        steps
+    }
+}
+
+fn run(launch: Option<Launch>) {
+    let Some(launch) = launch else { return };
+    let name = CString::new(launch.variant.name(launch.entry)).expect("a name without NUL");
+    let [grid, block] = [launch.geometry.grid, launch.geometry.block].map(|(x, y, z)| [x, y, z]);
+    // SAFETY: the checks passed, so the request names only memory of the call that made it.
+    let status = unsafe { rope_run_on_host(name.as_ptr(), &launch.request, &grid, &block) };
+    assert_eq!(
+        status,
+        0,
+        "no kernel {} for a block of {block:?}",
+        launch.variant.name(launch.entry)
+    );
+}
+
+fn heads<T: TestElement>(operand: &mut Operand<T>) -> RawHeads {
+    let target = operand.buffer.as_mut_ptr() as u64;
+    let raw = RawHeads::in_place(T::DTYPE, target, operand.layout);
+    match &operand.source {
+        None => raw,
+        Some((source, from)) => raw.reading(source.as_ptr() as u64, *from),
+    }
+}
+
+/// The addresses of borrowed index values.
+fn addresses(positions: Positions<cpu::Ids<'_>>) -> Positions<RawIds> {
+    fn ids(ids: cpu::Ids<'_>) -> RawIds {
+        match ids {
+            cpu::Ids::I32(ids) => {
+                RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: false }
+            }
+            cpu::Ids::I64(ids) => {
+                RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: true }
+            }
+            _ => panic!("a width of ids that the tests do not know"),
+        }
+    }
+    match positions {
+        Positions::Ids(values) => Positions::Ids(ids(values)),
+        Positions::SharedIds(values) => Positions::SharedIds(ids(values)),
+        Positions::From(start) => Positions::From(start),
+        Positions::Starts(values) => Positions::Starts(ids(values)),
+        Positions::Ragged { cu_seqlens, starts } => {
+            Positions::Ragged { cu_seqlens: ids(cu_seqlens), starts: starts.map(ids) }
+        }
+        _ => panic!("a kind of positions that the tests do not know"),
+    }
+}
+
+impl KernelOnHost {
+    fn spec(
+        &self,
+        frequencies: &Frequencies,
+        pairing: Pairing,
+        inverse: bool,
+        steps: &Steps,
+    ) -> Spec {
+        let factor = frequencies.factor();
+        Spec {
+            steps: steps.0.as_ptr() as u64,
+            rotary_dim: frequencies.rotary_dim(),
+            pairing,
+            factors: (factor, if inverse { -factor } else { factor }),
+            multiprocessors: self.multiprocessors,
+        }
+    }
+}
+
+impl Backend for KernelOnHost {
+    fn name(&self) -> &'static str {
+        "the kernels on the host"
+    }
+
+    fn budget(&self) -> usize {
+        1 << 17
+    }
+
+    fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
+        let in_bounds = |layout: &Layout, buffer: &[T], tensor| {
+            let needed = crate::call::end(layout);
+            if needed <= buffer.len() {
+                Ok(())
+            } else {
+                Err(Error::OutOfBounds { tensor, needed, given: buffer.len() })
+            }
+        };
+        let steps = Steps::of(&call.frequencies);
+        let q = heads(&mut call.q);
+        let k = match call.packed_k {
+            Some(layout) => {
+                Some(RawHeads::in_place(T::DTYPE, call.q.buffer.as_mut_ptr() as u64, layout))
+            }
+            None => call.k.as_mut().map(heads),
+        };
+        check_raw(&q, k.as_ref(), call.frequencies.rotary_dim())?;
+        in_bounds(&call.q.layout, &call.q.buffer, "q")?;
+        let positions = addresses(borrow(&call.positions));
+        let spec = self.spec(&call.frequencies, call.pairing, call.inverse, &steps);
+        run(Launch::rotation(&spec, &q, k.as_ref(), &positions)?);
+        Ok(())
+    }
+
+    fn cos_sin<T: TestElement>(
+        &self,
+        frequencies: &Frequencies,
+        pairing: Pairing,
+        start: i64,
+        cos: &mut [T],
+        sin: &mut [T],
+    ) -> Result<()> {
+        let steps = Steps::of(frequencies);
+        let dim = frequencies.rotary_dim();
+        let rows = cos.len() / dim;
+        for (tensor, given, needed) in
+            [("cos", cos.len(), cos.len().div_ceil(dim) * dim), ("sin", sin.len(), cos.len())]
+        {
+            if given != needed {
+                return Err(Error::OutOfBounds { tensor, needed, given });
+            }
+        }
+        let spec = self.spec(frequencies, pairing, false, &steps);
+        let to = [cos.as_mut_ptr() as u64, sin.as_mut_ptr() as u64];
+        run(Launch::table(&spec, T::DTYPE, to, start, rows)?);
+        Ok(())
+    }
+}

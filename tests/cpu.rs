@@ -1,0 +1,3 @@
+//! The portable backend against naive f64.
+
+testkit::suite!(testkit::Cpu);
