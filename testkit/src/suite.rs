@@ -7,11 +7,14 @@ use crate::call::TestElement;
 use crate::{Backend, Case, Cpu, Values, check, tolerance, truth};
 
 /// Tests of one backend: `testkit::suite!(expression)`, or
-/// `testkit::suite!(#[ignore = "reason"] expression)`.
+/// `testkit::suite!(ignore = "reason"; expression)`.
 #[macro_export]
 macro_rules! suite {
-    ($(#[$attribute:meta])* $backend:expr) => {
-        $crate::suite! { @tests [$(#[$attribute])*] $backend =>
+    (ignore = $reason:literal; $backend:expr) => {
+        $crate::suite! { @all [#[ignore = $reason]] $backend }
+    };
+    (@all $attributes:tt $backend:expr) => {
+        $crate::suite! { @tests $attributes $backend =>
             flashinfer_grid: grids::flashinfer,
             flashinfer_table_cases: grids::flashinfer_table,
             vllm_grid: grids::vllm,
@@ -38,6 +41,9 @@ macro_rules! suite {
         fn $name() {
             $crate::$($path)::+(&$backend);
         }
+    };
+    ($backend:expr) => {
+        $crate::suite! { @all [] $backend }
     };
 }
 
