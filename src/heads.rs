@@ -3,7 +3,7 @@ use crate::{Error, Layout, Result};
 /// The heads of a query or key tensor: where they are read, and where they go.
 ///
 /// `M` is a backend's mutable buffer and `S` its shared one: see
-/// [`cpu::Heads`](crate::cpu::Heads) and [`cuda::Heads`](crate::cuda::Heads), which have the
+/// [`cpu::Heads`](crate::cpu::Heads) and `cuda::Heads`, which have the
 /// constructors.
 #[derive(Debug)]
 pub struct Heads<S, M> {

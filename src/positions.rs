@@ -3,7 +3,7 @@ use crate::{Error, Result};
 /// The position of each token. Every `i64` is a valid position, negative ones too.
 ///
 /// `I` is the backend's buffer of `i32` or `i64`: [`cpu::Ids`](crate::cpu::Ids) over slices,
-/// [`cuda::Ids`](crate::cuda::Ids) over device memory. The kernel reads it, so a replayed CUDA graph
+/// `cuda::Ids` over device memory. The kernel reads it, so a replayed CUDA graph
 /// sees what it holds then.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

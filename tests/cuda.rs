@@ -141,7 +141,7 @@ impl Backend for &Gpu {
     }
 
     fn budget(&self) -> usize {
-        1 << 22
+        1 << 20
     }
 
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {

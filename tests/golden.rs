@@ -1,14 +1,12 @@
 //! The CPU backend held to what other code gave: mpmath, FastChat, transformers. The GPU is held to
 //! the CPU backend's bits, so this holds it too.
 
-mod support;
-
 use condensed_rope::{
     CondensedRotaryEmbedding, Dtype, Frequencies, Layout, Pairing, Positions, cpu,
 };
 use serde_json::Value;
-use support::{EXACT, FASTCHAT, LLAMA, Stored, dtype, f32_angle_error, number, size, with_dtype};
-use testkit::tolerance;
+use testkit::golden::{EXACT, FASTCHAT, LLAMA, Stored, dtype, f32_angle_error, number, size};
+use testkit::{tolerance, with_dtype};
 
 /// Every phase step is the nearest 64-bit fraction of a turn.
 #[test]

@@ -27,6 +27,11 @@ impl RawHeads {
         Self { source: Some((source, from)), ..self }
     }
 
+    /// Where the heads lie.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// A source that is the target itself is no source.
     pub fn without_own_source(self) -> Self {
         let own = |(source, from)| source == self.target && from == self.layout;

@@ -1,1 +1,14 @@
-//! tch
+//! tch (libtorch): reference flows in plain tensor operations, and fused rotation of tensors.
+//!
+//! The reference flows are what people run today: [`fastchat`] and [`hf_llama`], with the rounding
+//! they do, and [`truth`] in f64. They are for tests and comparisons; nothing here is fast.
+//!
+//! With the `cuda` feature, [`rotate`] runs the kernel on CUDA tensors where they lie.
+
+#[cfg(feature = "cuda")]
+mod fused;
+mod reference;
+
+#[cfg(feature = "cuda")]
+pub use fused::{Dims, rotate};
+pub use reference::{fastchat, hf_llama, rotate_by_table, truth};

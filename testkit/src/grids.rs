@@ -22,7 +22,7 @@ fn run(backend: &impl Backend, name: &str, cases: impl Iterator<Item = Case>) {
         if elements <= backend.budget() {
             check(backend, &case);
             ran += 1;
-        } else if backend.budget() > 1 << 20 && i % SAMPLE == 0 && elements <= LARGEST {
+        } else if backend.budget() >= 1 << 20 && i % SAMPLE == 0 && elements <= LARGEST {
             check(backend, &case);
             large += 1;
         } else {

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod call;
 mod case;
 pub mod errors;
+pub mod golden;
 pub mod grids;
 #[cfg(feature = "kernel-on-host")]
 pub mod host;

@@ -1,1 +1,64 @@
-fn main() {}
+//! The project's commands: `cargo xtask demo`, `test`, `bundle`.
+
+mod bundle;
+mod resources;
+mod run;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+/// What went wrong, for the person at the terminal.
+type Result<T> = std::result::Result<T, String>;
+
+const HELP: &str = "\
+cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, checked against f64
+cargo xtask test      every test that this machine can run, and what it could not and why
+cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
+cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch
+
+nvcc and libtorch are found (NVCC, PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda; LIBTORCH, python3's
+torch) or installed from PyPI into a cache folder (CONDENSED_ROPE_CACHE, or ~/.cache/condensed-rope).";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["demo"] => demo(),
+        ["test"] => test::test(),
+        ["bundle"] => bundle::bundle(),
+        ["env"] => environment(),
+        ["help" | "--help" | "-h"] | [] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("no such command: {}\n\n{HELP}", other.join(" "))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<()> {
+    let nvcc = tools::nvcc()?;
+    run::step("building and running the demo");
+    let mut command = run::cargo(&["run", "--release", "--example", "longchat"]);
+    nvcc.put_in(&mut command);
+    run::check(&mut command)
+}
+
+/// For `eval "$(cargo xtask env)"`: only the assignments go to standard output.
+fn environment() -> Result<()> {
+    let mut command = std::process::Command::new("true");
+    tools::nvcc()?.put_in(&mut command);
+    tools::libtorch()?.put_in(&mut command);
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            println!("export {}='{}'", key.display(), value.display());
+        }
+    }
+    Ok(())
+}

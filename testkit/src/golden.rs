@@ -4,14 +4,15 @@ use condensed_rope::Dtype;
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use testkit::call::TestElement;
+
+use crate::call::TestElement;
 
 /// One golden file, in memory.
 pub struct Golden(&'static [u8]);
 
-pub const FASTCHAT: Golden = Golden(include_bytes!("../golden/fastchat.safetensors"));
-pub const LLAMA: Golden = Golden(include_bytes!("../golden/llama.safetensors"));
-pub const EXACT: Golden = Golden(include_bytes!("../golden/exact.safetensors"));
+pub const FASTCHAT: Golden = Golden(include_bytes!("../../tests/golden/fastchat.safetensors"));
+pub const LLAMA: Golden = Golden(include_bytes!("../../tests/golden/llama.safetensors"));
+pub const EXACT: Golden = Golden(include_bytes!("../../tests/golden/exact.safetensors"));
 
 impl Golden {
     fn file(&self) -> SafeTensors<'static> {
@@ -109,13 +110,13 @@ pub fn f32_angle_error(angle: f64) -> f64 {
 }
 
 /// Calls `$run::<T>($($argument),*)` with the type that `$dtype` names.
+#[macro_export]
 macro_rules! with_dtype {
     ($dtype:expr, $run:ident($($argument:expr),*)) => {
         match $dtype {
-            condensed_rope::Dtype::F32 => $run::<f32>($($argument),*),
-            condensed_rope::Dtype::F16 => $run::<half::f16>($($argument),*),
-            condensed_rope::Dtype::BF16 => $run::<half::bf16>($($argument),*),
+            ::condensed_rope::Dtype::F32 => $run::<f32>($($argument),*),
+            ::condensed_rope::Dtype::F16 => $run::<::half::f16>($($argument),*),
+            ::condensed_rope::Dtype::BF16 => $run::<::half::bf16>($($argument),*),
         }
     };
 }
-pub(crate) use with_dtype;

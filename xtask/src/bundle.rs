@@ -1,0 +1,79 @@
+//! Tests and demo as executables, for a GPU machine that has CUDA and PyTorch but no cargo.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Result, run, tools};
+
+const RUN: &str = include_str!("bundle_run.sh");
+const LIMIT: u64 = 64 << 20;
+
+pub fn bundle() -> Result<()> {
+    let nvcc = tools::nvcc()?;
+    let libtorch = tools::libtorch()?;
+    let folder = run::root().join("target/bundle");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(folder.join("tests")).map_err(|error| error.to_string())?;
+
+    let mut built = Vec::new();
+    for (what, arguments) in [
+        ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx"][..]),
+        ("bench", &["bench", "--no-run", "--features", "nvtx"]),
+        ("demo", &["build", "--release", "--example", "longchat", "--features", "nvtx"]),
+    ] {
+        run::step(&format!("building the {what}"));
+        let mut command = run::cargo(arguments);
+        command.arg("--message-format=json-render-diagnostics");
+        nvcc.put_in(&mut command);
+        libtorch.put_in(&mut command);
+        command.stderr(std::process::Stdio::inherit());
+        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("{command:?} ended with {}", output.status));
+        }
+        let folder = if what == "tests" { folder.join("tests") } else { folder.clone() };
+        for (name, path) in executables(&String::from_utf8_lossy(&output.stdout)) {
+            // The library's own unit tests come with benches too; once is enough.
+            if what == "bench" && name == "condensed_rope" {
+                continue;
+            }
+            built.push((folder.join(name), path));
+        }
+    }
+    let mut sum = 0;
+    run::step(&format!("collecting in {}", folder.display()));
+    for (to, from) in built {
+        fs::copy(&from, &to).map_err(|error| format!("{}: {error}", from.display()))?;
+        // Smaller without symbols; as it is where there is no strip.
+        let _ = run::output(Command::new("strip").arg(&to));
+        let size = fs::metadata(&to).map_err(|error| error.to_string())?.len();
+        println!("{:>8} KiB  {}", size >> 10, to.strip_prefix(&folder).unwrap_or(&to).display());
+        sum += size;
+    }
+    write_script(&folder.join("run.sh"))?;
+    println!(
+        "{:>8} KiB in all; run `bash run.sh` there (`bash run.sh help` tells more)",
+        sum >> 10
+    );
+    if sum > LIMIT {
+        return Err(format!("the bundle must stay under {} MiB", LIMIT >> 20));
+    }
+    Ok(())
+}
+
+/// Names and paths of the executables that a cargo command built, from its JSON messages.
+fn executables(messages: &str) -> Vec<(String, PathBuf)> {
+    let message = |line: &str| -> Option<(String, PathBuf)> {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let path = message["executable"].as_str()?;
+        Some((message["target"]["name"].as_str()?.replace('-', "_"), PathBuf::from(path)))
+    };
+    messages.lines().filter_map(message).collect()
+}
+
+fn write_script(path: &Path) -> Result<()> {
+    fs::write(path, RUN).map_err(|error| format!("{}: {error}", path.display()))
+}

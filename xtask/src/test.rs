@@ -1,0 +1,118 @@
+//! Every test that this machine can run.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::{Result, resources, run, tools};
+
+/// What cargo's test runners said at their ends.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+impl Counts {
+    /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn read(&mut self, line: &str) {
+        let Some((_, counts)) = line.split_once("test result: ") else { return };
+        let number = |what: &str| -> usize {
+            let before = counts.split(what).next().unwrap_or("");
+            before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
+        };
+        self.passed += number(" passed");
+        self.failed += number(" failed");
+        self.ignored += number(" ignored");
+    }
+}
+
+struct Row {
+    what: &'static str,
+    counts: Counts,
+    ok: bool,
+    seconds: f64,
+}
+
+pub fn test() -> Result<()> {
+    let nvcc = tools::nvcc()?;
+    let libtorch = tools::libtorch()?;
+    let gpu = tools::gpu();
+    let gpu_arguments: &[&str] = if gpu.is_some() { &["--", "--include-ignored"] } else { &[] };
+
+    let with_gpu = |arguments: &[&str]| run::cargo(&[arguments, gpu_arguments].concat());
+    let mut steps: Vec<(&'static str, Command)> = vec![
+        ("without CUDA", run::cargo(&["test", "--no-fail-fast", "--no-default-features"])),
+        (
+            "kernels' source on the host",
+            run::cargo(&[
+                "test",
+                "--no-fail-fast",
+                "-p",
+                "testkit",
+                "--features",
+                "kernel-on-host",
+            ]),
+        ),
+        ("xtask", run::cargo(&["test", "-p", "xtask"])),
+        (
+            "CUDA, NVTX",
+            with_gpu(&["test", "--no-fail-fast", "--features", "nvtx", "--lib", "--tests"]),
+        ),
+        ("examples in the docs", run::cargo(&["test", "--features", "nvtx", "--doc"])),
+        ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
+    ];
+    let mut rows = Vec::new();
+    for (what, command) in &mut steps {
+        run::step(what);
+        nvcc.put_in(command);
+        libtorch.put_in(command);
+        let start = Instant::now();
+        let mut counts = Counts::default();
+        let ok = run::lines(command, |line| counts.read(line))?;
+        rows.push(Row { what, counts, ok, seconds: start.elapsed().as_secs_f64() });
+    }
+    run::step("registers and spills of every kernel");
+    let resources = resources::check(&nvcc)?;
+
+    println!("\n{:30}{:>8}{:>8}{:>8}{:>9}", "", "passed", "failed", "not run", "seconds");
+    let mut sum = Counts::default();
+    for Row { what, counts, seconds, .. } in &rows {
+        let Counts { passed, failed, ignored } = counts;
+        println!("{what:30}{passed:>8}{failed:>8}{ignored:>8}{seconds:>9.1}");
+        sum.passed += passed;
+        sum.failed += failed;
+        sum.ignored += ignored;
+    }
+    println!("{resources}");
+    match gpu {
+        Some(gpu) => println!("GPU tests ran on {gpu}"),
+        None => println!(
+            "not run: {} GPU tests, since this machine has no CUDA device (nvidia-smi finds none). \
+             The kernels' source ran on the host; `cargo xtask bundle` takes the rest to a GPU",
+            sum.ignored
+        ),
+    }
+    println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.ignored);
+    if let Some(row) = rows.iter().find(|row| !row.ok || row.counts.failed > 0) {
+        return Err(format!("tests failed: {}", row.what));
+    }
+    if let Some(row) = rows.iter().find(|row| row.counts.passed == 0) {
+        return Err(format!("no test ran: {}", row.what));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counts;
+
+    #[test]
+    fn counts_are_read() {
+        let mut counts = Counts::default();
+        counts.read("test result: ok. 15 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out");
+        counts.read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured");
+        counts.read("test some::result ... ok");
+        assert_eq!((counts.passed, counts.failed, counts.ignored), (16, 3, 2));
+    }
+}
