@@ -13,27 +13,26 @@
 
 namespace rope {
 
-// q.dst is cos and k.dst is sin, each [tokens, 1 head]; nothing is read.
+// The first tensor's dst is cos and the second's is sin, each [tokens, 1 head]; nothing is read.
 template <class Element, bool JOINED, int BYTES>
 ROPE_FN void cos_sin_thread(const Request& request, const Thread& at) {
     using Group = Pairs<Element, JOINED, BYTES>;
 
+    const uint32_t t = at.block_x * at.lanes + at.z;
+    if (t >= request.tokens) return;
     const uint32_t pair = at.x * Group::PAIRS;
-    const int64_t lane = pair * request.pair_stride;
     Angles<Group::PAIRS> angles;
     angles.load_steps(request.steps, pair);
+    angles.turn_to(request.positions.position(t, 0, t), request.cos_factor, request.sin_factor);
 
-    for (uint32_t tile = 0; tile < request.tiles_per_block; ++tile) {
-        const uint32_t t = (at.block_x * request.tiles_per_block + tile) * at.lanes + at.z;
-        if (t >= request.tokens) return;
-        angles.turn_to(request.positions.position(t, 0, t), request.cos_factor,
-                       request.sin_factor);
-        Group cos = {}, sin = {};
-        cos.map([&](int j, float& x, float& y) { x = y = angles.cos[j]; });
-        sin.map([&](int j, float& x, float& y) { x = y = angles.sin[j]; });
-        cos.store(row_of(request.q, 0, t, lane).dst, request.partner);
-        sin.store(row_of(request.k, 0, t, lane).dst, request.partner);
-    }
+    const int64_t lane = pair * request.pair_stride;
+    const auto put = [&](const Tensor& table, const float (&values)[Group::PAIRS]) {
+        Group group = {};
+        group.map([&](int j, float& x, float& y) { x = y = values[j]; });
+        group.store(table.dst + (t * table.dst_token + lane), request.partner);
+    };
+    put(request.tensors[0], angles.cos);
+    put(request.tensors[1], angles.sin);
 }
 
 }  // namespace rope

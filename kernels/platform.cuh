@@ -64,12 +64,10 @@ ROPE_FN Thread this_thread() {
 // Division of n < 2^31 by a divisor that the host knows: one multiplication.
 struct Divisor {
     uint32_t value;       // the divisor, at least 1
-    uint32_t multiplier;  // ceil(2^(32 + shift) / value); unused for 1
-    uint32_t shift;       // ceil(log2(value)) - 1
+    uint32_t multiplier;  // ceil(2^(31 + shift) / value)
+    uint32_t shift;       // ceil(log2(value))
 
-    ROPE_FN uint32_t divide(uint32_t n) const {
-        return value == 1 ? n : mul_high(n, multiplier) >> shift;
-    }
+    ROPE_FN uint32_t divide(uint32_t n) const { return mul_high(2 * n, multiplier) >> shift; }
 };
 
 }  // namespace rope

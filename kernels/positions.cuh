@@ -5,22 +5,22 @@
 
 namespace rope {
 
-enum PositionKind : uint32_t {
-    CONSECUTIVE = 0,  // start + s, the same in every sequence of the batch
-    IDS = 1,          // values[b * batch_stride + s]
-    STARTS = 2,       // values[b] + s
-    RAGGED = 3,       // values[i] + t - cu_seqlens[i], for the i that holds token t
-};
-
 // Token t of the launch is token s of sequence b: t = b * seq + s.
+//
+// All kinds of positions but ragged ones are a value, a start and a count:
+//   ids            values[b * seq + s]      (or values[s], where all sequences share a row)
+//   consecutive    start + s
+//   starts         values[b] + s
+// Ragged ones find the sequence i that holds token t: values[i] + t - cu_seqlens[i].
 struct Positions {
-    const void* values;         // ids or starts; null starts are zeros
-    const int32_t* cu_seqlens;  // [sequences + 1], ascending
+    const void* values;         // null: zeros
+    const int32_t* cu_seqlens;  // [sequences + 1], ascending; null where not ragged
     int64_t start;
-    uint32_t batch_stride;  // elements: seq, or 0 where all sequences share one row of ids
-    uint32_t sequences;     // of cu_seqlens, at least 1
-    uint32_t kind;
-    uint32_t wide;  // values are i64, else i32
+    uint32_t batch_stride, token_stride;  // of values, in elements
+    uint32_t counts;                      // 1: add s
+    uint32_t sequences;                   // of cu_seqlens, at least 1
+    uint32_t wide;                        // values are i64, else i32
+    uint32_t reserved;
 
     ROPE_FN uint64_t value(uint64_t index) const {
         if (values == nullptr) return 0;
@@ -45,15 +45,12 @@ struct Positions {
 
     // Two's complement: sums wrap.
     ROPE_FN uint64_t position(uint32_t t, uint32_t b, uint32_t s) const {
-        switch (kind) {
-            case IDS: return value(static_cast<uint64_t>(b) * batch_stride + s);
-            case STARTS: return value(b) + s;
-            case RAGGED: {
-                const uint32_t i = sequence_of(t);
-                return value(i) + t - static_cast<uint64_t>(static_cast<int64_t>(cu_seqlens[i]));
-            }
-            default: return static_cast<uint64_t>(start) + s;
+        if (cu_seqlens != nullptr) {
+            const uint32_t i = sequence_of(t);
+            return value(i) + t - static_cast<uint64_t>(static_cast<int64_t>(cu_seqlens[i]));
         }
+        const uint64_t index = static_cast<uint64_t>(b) * batch_stride + s * token_stride;
+        return value(index) + static_cast<uint64_t>(start) + s * counts;
     }
 };
 

@@ -4,14 +4,13 @@
 //
 // One thread owns its pairs: it loads both channels, rotates them and stores them where they lay or
 // in another tensor of the same shape. No other thread touches them, so working in place is safe by
-// construction. A thread keeps one group of pairs (and so one set of steps) and one token at a time,
-// makes sine and cosine once for that token, and takes every `rows`-th head.
+// construction. A thread takes one group of pairs in HEADS heads of one token: sine and cosine are
+// made once for all of them, after their loads have been issued, and hide behind memory.
 //
 //   block   x: groups of PAIRS pairs    y: heads    z: tokens
-//   grid    x: tiles of tokens          y: slices of the heads of q, then of k
+//   grid    x: tiles of tokens          y: slices of q's heads, then of k's
 //
-// The loads of the first heads are issued before sine and cosine are worked out, which then hide
-// behind memory.
+// A slice is HEADS * rows heads of one tensor, so everything about the tensor is the block's.
 #pragma once
 
 #include "pack.cuh"
@@ -34,20 +33,19 @@ struct Tensor {
 
 struct Request {
     const uint64_t* steps;  // 2^-64 turns per position, one a pair; 16-byte aligned
-    Tensor q, k;
+    Tensor tensors[2];      // q and k
     Positions positions;
     Divisor seq;          // tokens per sequence
     uint32_t tokens;      // below 2^31
     uint32_t pairs;       // half the rotated channels
+    uint32_t q_slices;    // blocks in y that work on q; the others work on k
     int64_t pair_stride;  // bytes from one pair's first channel to the next one's
     int64_t partner;      // bytes from a pair's first channel to its second
     float cos_factor;     // the scaling's factor
     float sin_factor;     // the same, negative to rotate backwards
-    uint32_t heads_per_slice;
-    uint32_t tiles_per_block;
 };
 
-static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 264, "src/cuda/request.rs mirrors these");
+static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 264, "src/kernel/request.rs mirrors these");
 
 // Sine and cosine of PAIRS neighbouring pairs at one position.
 template <int PAIRS>
@@ -82,100 +80,66 @@ struct Angles {
     }
 };
 
-// A head's row, at this thread's pairs.
-struct Row {
-    const char* src;
-    char* dst;
-};
-
-ROPE_FN Row row_of(const Tensor& tensor, uint32_t b, uint32_t s, int64_t lane) {
-    return {tensor.src + (b * tensor.src_batch + s * tensor.src_token + lane),
-            tensor.dst + (b * tensor.dst_batch + s * tensor.dst_token + lane)};
-}
-
-// The rows of one token: q's heads first, then k's.
-struct TokenRows {
-    Row q, k;
-
-    ROPE_FN Row head(const Request& request, uint32_t h) const {
-        const bool is_k = h >= request.q.heads;
-        const Row& row = is_k ? k : q;
-        const int64_t i = is_k ? h - request.q.heads : h;
-        return {row.src + i * (is_k ? request.k.src_head : request.q.src_head),
-                row.dst + i * (is_k ? request.k.dst_head : request.q.dst_head)};
-    }
-};
-
-// Out of place, the channels that do not rotate come along. `row` is at the first rotated channel.
+// Out of place, the channels that do not rotate come along. Rows are at the first rotated channel.
 template <class Element>
-ROPE_FN void copy_rest(const Request& request, const Tensor& tensor, Row row, const Thread& at) {
+ROPE_FN void copy_rest(const Tensor& tensor, uint32_t pairs, const char* src, char* dst,
+                       const Thread& at) {
     constexpr int BYTES = Element::BYTES;
-    const char* src = row.src - static_cast<int64_t>(tensor.rest_before) * BYTES;
-    char* dst = row.dst - static_cast<int64_t>(tensor.rest_before) * BYTES;
-    const int64_t rotated = static_cast<int64_t>(request.pairs) * 2;
+    const int64_t before = tensor.rest_before;
+    const int64_t rotated = static_cast<int64_t>(pairs) * 2;
     for (uint32_t i = at.x; i < tensor.rest_before + tensor.rest_after; i += at.width) {
-        const int64_t channel = i < tensor.rest_before ? i : i + rotated;
+        const int64_t channel = (i < before ? i : i + rotated) - before;
         store<BYTES>(dst + channel * BYTES, load<BYTES>(src + channel * BYTES));
     }
 }
 
-// IN_FLIGHT: heads whose loads are issued before the first of them is rotated.
-template <class Element, bool JOINED, int BYTES, int IN_FLIGHT>
+template <class Element, bool JOINED, int BYTES, int HEADS>
 ROPE_FN void rotate_thread(const Request& request, const Thread& at) {
     using Group = Pairs<Element, JOINED, BYTES>;
 
+    const uint32_t t = at.block_x * at.lanes + at.z;
+    if (t >= request.tokens) return;
+    const bool is_k = at.block_y >= request.q_slices;
+    const Tensor& tensor = request.tensors[is_k];
+    const uint32_t slice = at.block_y - (is_k ? request.q_slices : 0);
+    const uint32_t first = slice * HEADS * at.rows + at.y;
+
     const uint32_t pair = at.x * Group::PAIRS;
     const int64_t lane = pair * request.pair_stride;
-    const uint32_t all_heads = request.q.heads + request.k.heads;
-    const uint32_t slice = at.block_y * request.heads_per_slice;
-    const uint32_t slice_end =
-        all_heads - slice > request.heads_per_slice ? slice + request.heads_per_slice : all_heads;
+    const uint32_t b = request.seq.divide(t);
+    const uint32_t s = t - b * request.seq.value;
 
     Angles<Group::PAIRS> angles;
     angles.load_steps(request.steps, pair);
-
-    for (uint32_t tile = 0; tile < request.tiles_per_block; ++tile) {
-        const uint32_t t = (at.block_x * request.tiles_per_block + tile) * at.lanes + at.z;
-        if (t >= request.tokens) return;
-        const uint32_t b = request.seq.divide(t);
-        const uint32_t s = t - b * request.seq.value;
-        const TokenRows rows = {row_of(request.q, b, s, lane), row_of(request.k, b, s, lane)};
-
-        Group group[IN_FLIGHT];
-        const auto load_group = [&](uint32_t first) {
+    const char* src = tensor.src + (b * tensor.src_batch + s * tensor.src_token +
+                                    first * tensor.src_head);
+    const int64_t src_step = at.rows * tensor.src_head;
+    Group group[HEADS];
 #pragma unroll
-            for (int i = 0; i < IN_FLIGHT; ++i) {
-                const uint32_t h = first + i * at.rows;
-                if (h < slice_end) group[i].load(rows.head(request, h).src, request.partner);
-            }
-        };
-        uint32_t h = slice + at.y;
-        load_group(h);
-        angles.turn_to(request.positions.position(t, b, s), request.cos_factor, request.sin_factor);
-
-        for (; h < slice_end; h += IN_FLIGHT * at.rows) {
-            if (h != slice + at.y) load_group(h);
-#pragma unroll
-            for (int i = 0; i < IN_FLIGHT; ++i) {
-                const uint32_t this_h = h + i * at.rows;
-                if (this_h >= slice_end) break;
-                group[i].map([&](int j, float& x, float& y) {
-                    const float x0 = x;
-                    x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
-                    y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
-                });
-                group[i].store(rows.head(request, this_h).dst, request.partner);
-            }
+    for (int i = 0; i < HEADS; ++i) {
+        if (first + i * at.rows < tensor.heads) {
+            group[i].load(src + (lane + i * src_step), request.partner);
         }
+    }
+    angles.turn_to(request.positions.position(t, b, s), request.cos_factor, request.sin_factor);
 
-        const uint32_t rest = request.q.rest_before + request.q.rest_after +
-                              request.k.rest_before + request.k.rest_after;
-        if (rest != 0) {
-            const TokenRows starts = {row_of(request.q, b, s, 0), row_of(request.k, b, s, 0)};
-            for (h = slice + at.y; h < slice_end; h += at.rows) {
-                copy_rest<Element>(request, h < request.q.heads ? request.q : request.k,
-                                   starts.head(request, h), at);
-            }
+    char* dst = tensor.dst + (b * tensor.dst_batch + s * tensor.dst_token +
+                              first * tensor.dst_head);
+    const int64_t dst_step = at.rows * tensor.dst_head;
+#pragma unroll
+    for (int i = 0; i < HEADS; ++i) {
+        if (first + i * at.rows >= tensor.heads) break;
+        group[i].map([&](int j, float& x, float& y) {
+            const float x0 = x;
+            x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
+            y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
+        });
+        group[i].store(dst + (lane + i * dst_step), request.partner);
+    }
+
+    if (tensor.rest_before + tensor.rest_after != 0) {
+        for (int i = 0; i < HEADS && first + i * at.rows < tensor.heads; ++i) {
+            copy_rest<Element>(tensor, request.pairs, src + i * src_step, dst + i * dst_step, at);
         }
     }
 }

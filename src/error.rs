@@ -67,7 +67,7 @@ pub enum Error {
         given: usize,
     },
     /// A shape or stride too large to address: byte offsets stay within `i64`, the tokens of one
-    /// launch below 2^31 and the heads below 2^30.
+    /// launch below 2^31 and a tensor's heads below 2^15.
     TooLarge {
         /// Which tensor.
         tensor: &'static str,

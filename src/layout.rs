@@ -135,8 +135,10 @@ impl Layout {
         if self.batch.checked_mul(self.seq).is_none_or(|tokens| tokens > LIMIT) {
             return Err(Error::TooLarge { tensor, what: "the number of tokens", limit: LIMIT });
         }
-        if self.heads > LIMIT / 2 {
-            return Err(Error::TooLarge { tensor, what: "the number of heads", limit: LIMIT / 2 });
+        // Slices of heads are counted in the grid's second dimension, which ends at 65535.
+        const HEADS: usize = i16::MAX as usize;
+        if self.heads > HEADS {
+            return Err(Error::TooLarge { tensor, what: "the number of heads", limit: HEADS });
         }
         // Strides of dimensions of size one are never stepped by, but they are passed on.
         const ELEMENTS: usize = i64::MAX as usize / 8;

@@ -28,8 +28,8 @@ type Entries = [Option<CudaFunction>; Variant::COUNT];
 pub(super) struct Kernels {
     pub context: Arc<CudaContext>,
     pub multiprocessors: usize,
-    rotate: Entries,
-    cos_sin: Entries,
+    /// By place in [`Entry::ALL`].
+    entries: [Entries; Entry::ALL.len()],
 }
 
 impl Kernels {
@@ -43,29 +43,24 @@ impl Kernels {
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(&loading)?;
-        let entries = |ptx: &str, entry: Entry| -> Result<Entries> {
-            let module = context.load_module(Ptx::from_src(ptx)).map_err(&loading)?;
-            let mut entries = [const { None }; Variant::COUNT];
+        let [rotate, cos_sin] = [ROTATE[newest], COS_SIN[newest]]
+            .map(|ptx| context.load_module(Ptx::from_src(ptx)).map_err(&loading));
+        let (rotate, cos_sin) = (rotate?, cos_sin?);
+        let mut entries = [const { [const { None }; Variant::COUNT] }; Entry::ALL.len()];
+        for (entry, functions) in Entry::ALL.into_iter().zip(&mut entries) {
+            let module = if entry == Entry::CosSin { &cos_sin } else { &rotate };
             for variant in Variant::all() {
                 let function = module.load_function(&variant.name(entry)).map_err(&loading)?;
-                entries[variant.index()] = Some(function);
+                functions[variant.index()] = Some(function);
             }
-            Ok(entries)
-        };
-        Ok(Self {
-            context: context.clone(),
-            multiprocessors: multiprocessors.max(1) as usize,
-            rotate: entries(ROTATE[newest], Entry::Rotate)?,
-            cos_sin: entries(COS_SIN[newest], Entry::CosSin)?,
-        })
+        }
+        let multiprocessors = multiprocessors.max(1) as usize;
+        Ok(Self { context: context.clone(), multiprocessors, entries })
     }
 
     pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {
-        let entries = match entry {
-            Entry::Rotate => &self.rotate,
-            Entry::CosSin => &self.cos_sin,
-        };
-        entries[variant.index()].as_ref().expect("`load` filled in every variant")
+        let function = &self.entries[entry as usize][variant.index()];
+        function.as_ref().expect("`load` filled in every variant")
     }
 }
 

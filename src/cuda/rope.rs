@@ -93,7 +93,7 @@ impl Rope {
     /// it names is valid for what it does there, and nothing else writes to it.
     unsafe fn submit(&self, stream: CUstream, launch: Option<Launch>) -> Result<()> {
         let Some(mut launch) = launch else { return Ok(()) };
-        let function = self.kernels.function(launch.entry, launch.variant).cu_function();
+        let function = self.kernels.function(launch.geometry.entry, launch.variant).cu_function();
         let (grid, block) = (launch.geometry.grid, launch.geometry.block);
         let mut arguments = [(&raw mut launch.request).cast::<c_void>()];
         // SAFETY: the kernel takes one `Request` by value; checks and geometry keep its threads

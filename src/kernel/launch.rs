@@ -1,9 +1,9 @@
 //! From a checked call to what a launch is told. Inert: submitting it is another's business.
 
+use super::Address;
 use super::geometry::Geometry;
 use super::raw::{RawHeads, RawIds};
 use super::request::{Divisor, PositionSource, Request, Tensor, Variant};
-use super::{Address, Entry};
 use crate::{Dtype, Error, Layout, Pairing, Positions, Result};
 
 /// What a rope is, as its kernels need it.
@@ -21,7 +21,6 @@ pub struct Spec {
 /// One launch of one kernel.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    pub entry: Entry,
     pub variant: Variant,
     pub geometry: Geometry,
     pub request: Request,
@@ -43,8 +42,14 @@ impl Launch {
             Tensor::new(heads.dtype, (heads.target, &heads.layout), source, spec.rotary_dim)
         };
         let tensors = [tensor(q), k.map_or_else(Tensor::default, tensor)];
-        let heads = q.layout.heads + k.map_or(0, |k| k.layout.heads);
-        Ok(Self::new(spec, Entry::Rotate, q.dtype, tensors, positions, [batch, seq, heads]))
+        let heads = [q.layout.heads, k.map_or(0, |k| k.layout.heads)];
+        let tokens = batch.saturating_mul(seq);
+        if tokens == 0 || heads == [0, 0] {
+            return Ok(None);
+        }
+        Ok(Some(Self::new(spec, q.dtype, tensors, positions, [tokens, seq], |width| {
+            Geometry::rotation(width, heads, tokens, spec.multiprocessors)
+        })))
     }
 
     /// The table of `rows` positions from `start`, into contiguous `[rows, rotary_dim]` each.
@@ -61,41 +66,45 @@ impl Launch {
         }
         let layout = Layout::thd(rows, 1, spec.rotary_dim);
         let tensors = cos_sin.map(|to| Tensor::new(dtype, (to, &layout), None, spec.rotary_dim));
+        if rows == 0 {
+            return Ok(None);
+        }
         let positions = PositionSource::new(&Positions::From(start), rows)?;
-        Ok(Self::new(spec, Entry::CosSin, dtype, tensors, positions, [1, rows, 1]))
+        Ok(Some(Self::new(spec, dtype, tensors, positions, [rows, rows], |width| {
+            Geometry::table(width, rows)
+        })))
     }
 
     fn new(
         spec: &Spec,
-        entry: Entry,
         dtype: Dtype,
-        [q, k]: [Tensor; 2],
+        tensors: [Tensor; 2],
         positions: PositionSource,
-        [batch, seq, heads]: [usize; 3],
-    ) -> Option<Self> {
-        let tokens = batch.saturating_mul(seq);
-        if tokens == 0 || heads == 0 {
-            return None;
-        }
+        [tokens, seq]: [usize; 2],
+        geometry: impl FnOnce(usize) -> Geometry,
+    ) -> Self {
         let pairs = spec.rotary_dim / 2;
-        let (variant, pair_stride, partner) = Variant::widest(dtype, spec.pairing, pairs, [&q, &k]);
-        let width = pairs / variant.pairs();
-        let geometry = Geometry::new(width, heads, tokens, spec.multiprocessors);
+        let (variant, pair_stride, partner) =
+            Variant::widest(dtype, spec.pairing, pairs, [&tensors[0], &tensors[1]]);
+        let geometry = geometry(pairs / variant.pairs());
         let request = Request {
             steps: spec.steps,
-            q,
-            k,
+            tensors,
             positions,
             seq: Divisor::new(seq as u32),
             tokens: tokens as u32,
             pairs: pairs as u32,
+            q_slices: geometry.q_slices,
             pair_stride,
             partner,
             cos_factor: spec.factors.0,
             sin_factor: spec.factors.1,
-            heads_per_slice: geometry.heads_per_slice,
-            tiles_per_block: geometry.tiles_per_block,
         };
-        Some(Self { entry, variant, geometry, request })
+        Self { variant, geometry, request }
+    }
+
+    /// The kernel's name.
+    pub fn name(&self) -> String {
+        self.variant.name(self.geometry.entry)
     }
 }

@@ -16,19 +16,34 @@ pub use request::{Divisor, PositionSource, Request, Tensor, Variant};
 /// A device address, or a host one where the kernels run on the host: `CUdeviceptr` in either case.
 pub type Address = u64;
 
-/// The kernels' two entries, each in all variants.
+/// The kernels' entries, each in all variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    Rotate,
+    /// Two heads a thread.
+    Rotate2,
+    /// Eight heads a thread.
+    Rotate8,
     CosSin,
 }
 
 impl Entry {
+    pub const ALL: [Self; 3] = [Self::Rotate2, Self::Rotate8, Self::CosSin];
+
     /// What its kernels' names start with.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Rotate => "rotate",
+            Self::Rotate2 => "rotate_2",
+            Self::Rotate8 => "rotate_8",
             Self::CosSin => "cos_sin",
+        }
+    }
+
+    /// Heads that one thread takes.
+    pub fn heads(self) -> usize {
+        match self {
+            Self::Rotate2 => 2,
+            Self::Rotate8 => 8,
+            Self::CosSin => 1,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tensors by address, for engines with their own memory.
 
 use super::Address;
-use super::request::{self, PositionSource};
+use super::request::PositionSource;
 use crate::heads::{self, Extent};
 use crate::positions::Indices;
 use crate::{Dtype, Error, Layout, Positions, Result};
@@ -147,41 +147,27 @@ fn check_all_disjoint(tensors: &[Option<&RawHeads>; 2], extents: &[Extent; 2]) -
 impl PositionSource {
     /// For positions whose lengths fit `[batch, seq]`.
     pub fn new(positions: &Positions<RawIds>, seq: usize) -> Result<Self> {
-        let seq = seq as u32;
+        let consecutive = Self { counts: 1, ..Self::default() };
+        let values = |what, values: &RawIds| -> Result<Self> {
+            Ok(Self { values: values.checked(what)?, wide: values.wide.into(), ..Self::default() })
+        };
         Ok(match positions {
-            Positions::From(start) => {
-                Self { kind: request::CONSECUTIVE, start: *start, ..Self::default() }
+            Positions::From(start) => Self { start: *start, ..consecutive },
+            Positions::Ids(ids) => {
+                Self { batch_stride: seq as u32, token_stride: 1, ..values("position ids", ids)? }
             }
-            Positions::Ids(ids) => Self {
-                kind: request::IDS,
-                values: ids.checked("position ids")?,
-                wide: ids.wide.into(),
-                batch_stride: seq,
-                ..Self::default()
-            },
-            Positions::SharedIds(ids) => Self {
-                kind: request::IDS,
-                values: ids.checked("position ids")?,
-                wide: ids.wide.into(),
-                ..Self::default()
-            },
-            Positions::Starts(starts) => Self {
-                kind: request::STARTS,
-                values: starts.checked("starts")?,
-                wide: starts.wide.into(),
-                ..Self::default()
-            },
+            Positions::SharedIds(ids) => Self { token_stride: 1, ..values("position ids", ids)? },
+            Positions::Starts(starts) => {
+                Self { batch_stride: 1, counts: 1, ..values("starts", starts)? }
+            }
             Positions::Ragged { cu_seqlens, starts } => Self {
-                kind: request::RAGGED,
-                values: starts.map_or(Ok(0), |starts| starts.checked("starts"))?,
-                wide: starts.is_some_and(|starts| starts.wide).into(),
                 cu_seqlens: cu_seqlens.checked("cu_seqlens")?,
                 sequences: u32::try_from(cu_seqlens.len - 1).map_err(|_| Error::TooLarge {
                     tensor: "cu_seqlens",
                     what: "the number of sequences",
                     limit: u32::MAX as usize,
                 })?,
-                ..Self::default()
+                ..starts.map_or(Ok(consecutive), |starts| values("starts", &starts))?
             },
         })
     }

@@ -24,9 +24,11 @@ pub struct PositionSource {
     pub cu_seqlens: Address,
     pub start: i64,
     pub batch_stride: u32,
+    pub token_stride: u32,
+    pub counts: u32,
     pub sequences: u32,
-    pub kind: u32,
     pub wide: u32,
+    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -41,36 +43,25 @@ pub struct Divisor {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request {
     pub steps: Address,
-    pub q: Tensor,
-    pub k: Tensor,
+    pub tensors: [Tensor; 2],
     pub positions: PositionSource,
     pub seq: Divisor,
     pub tokens: u32,
     pub pairs: u32,
+    pub q_slices: u32,
     pub pair_stride: i64,
     pub partner: i64,
     pub cos_factor: f32,
     pub sin_factor: f32,
-    pub heads_per_slice: u32,
-    pub tiles_per_block: u32,
 }
 
 const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 264);
 
-pub(super) const CONSECUTIVE: u32 = 0;
-pub(super) const IDS: u32 = 1;
-pub(super) const STARTS: u32 = 2;
-pub(super) const RAGGED: u32 = 3;
-
 impl Divisor {
-    /// For dividends below 2^31.
+    /// For dividends below 2^31. `value` is 1 to 2^31 - 1.
     pub fn new(value: u32) -> Self {
-        debug_assert!(value >= 1);
-        if value <= 1 {
-            return Self { value: 1, multiplier: 0, shift: 0 };
-        }
-        let shift = (value - 1).ilog2();
-        let multiplier = (1u64 << (32 + shift)).div_ceil(u64::from(value));
+        let shift = u32::BITS - (value - 1).leading_zeros();
+        let multiplier = (1u64 << (31 + shift)).div_ceil(u64::from(value));
         Self { value, multiplier: multiplier as u32, shift }
     }
 }
@@ -131,9 +122,11 @@ impl Variant {
         Dtype::ALL.into_iter().flat_map(|dtype| {
             [false, true].into_iter().flat_map(move |joined| {
                 let narrowest = if joined { 2 * dtype.size() } else { dtype.size() };
+                // At most four pairs: see kernels/variants.h.
+                let widest = (4 * narrowest).min(16);
                 [16, 8, 4, 2]
                     .into_iter()
-                    .filter(move |&bytes| bytes >= narrowest)
+                    .filter(move |bytes| (narrowest..=widest).contains(bytes))
                     .map(move |bytes| Self { dtype, joined, bytes })
             })
         })
@@ -191,12 +184,10 @@ mod tests {
     fn divisors_divide() {
         for value in (1..2000).chain([4096, 65_535, 65_537, 1 << 30, (1 << 31) - 1]) {
             let divisor = Divisor::new(value);
-            let divide = |n: u32| match divisor.value {
-                1 => n,
-                _ => ((u64::from(n) * u64::from(divisor.multiplier)) >> 32) as u32 >> divisor.shift,
+            let divide = |n: u32| {
+                ((u64::from(2 * n) * u64::from(divisor.multiplier)) >> 32) as u32 >> divisor.shift
             };
-            let near =
-                [0, 1, value - 1, value, value + 1, 2 * (value >> 1), 12_345_678, (1 << 31) - 1];
+            let near = [0, 1, value - 1, value, 2 * (value >> 1), 12_345_678, (1 << 31) - 1];
             for n in near {
                 assert_eq!(divide(n), n / value, "{n} / {value}");
             }
@@ -209,7 +200,7 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut seen[variant.index()], true), "{variant:?}");
         }
-        assert_eq!(Variant::all().count(), 19);
+        assert_eq!(Variant::all().count(), 17);
     }
 
     #[test]
@@ -222,8 +213,8 @@ mod tests {
         use Dtype::{BF16, F32};
         use Pairing::{HalfSplit, Interleaved};
         let thd = |dim| Layout::thd(7, 3, dim);
-        assert_eq!(pick(BF16, HalfSplit, 128, thd(128)), (false, 16));
-        assert_eq!(pick(BF16, HalfSplit, 80, thd(80)), (false, 16));
+        assert_eq!(pick(BF16, HalfSplit, 128, thd(128)), (false, 8));
+        assert_eq!(pick(BF16, HalfSplit, 80, thd(80)), (false, 8));
         assert_eq!(pick(BF16, HalfSplit, 20, thd(80)), (false, 4));
         assert_eq!(pick(BF16, HalfSplit, 24, thd(96)), (false, 8));
         assert_eq!(pick(F32, HalfSplit, 128, thd(128)), (false, 16));
@@ -233,7 +224,7 @@ mod tests {
         // A single token's odd stride does not matter.
         assert_eq!(
             pick(BF16, HalfSplit, 128, Layout::thd(1, 3, 128).with_strides([1, 3, 128])),
-            (false, 16)
+            (false, 8)
         );
     }
 }

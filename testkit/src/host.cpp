@@ -14,10 +14,13 @@ struct Kernel {
 };
 
 const Kernel KERNELS[] = {
-#define ROTATE(element, Element, order, JOINED, BYTES)                \
-    {"rotate_" #element "_" #order "_" #BYTES,                        \
-     rope::rotate_thread<rope::Element, JOINED, BYTES, ROPE_IN_FLIGHT>},
-    ROPE_VARIANTS(ROTATE)
+#define ROTATE(HEADS, element, Element, order, JOINED, BYTES) \
+    {"rotate_" #HEADS "_" #element "_" #order "_" #BYTES,      \
+     rope::rotate_thread<rope::Element, JOINED, BYTES, HEADS>},
+#define ROTATE_2(...) ROTATE(2, __VA_ARGS__)
+#define ROTATE_8(...) ROTATE(8, __VA_ARGS__)
+#define ROTATIONS(HEADS) ROPE_VARIANTS(ROTATE_##HEADS)
+    ROPE_ROTATIONS(ROTATIONS)
 #define COS_SIN(element, Element, order, JOINED, BYTES)   \
     {"cos_sin_" #element "_" #order "_" #BYTES,           \
      rope::cos_sin_thread<rope::Element, JOINED, BYTES>},

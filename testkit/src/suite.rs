@@ -154,6 +154,8 @@ pub fn tables(backend: &impl Backend) {
             (128, 300, 0, Pairing::HalfSplit),
             (128, 65, 16_320, Pairing::Interleaved),
             (20, 7, -3, Pairing::HalfSplit),
+            (20, 7, -3, Pairing::Interleaved),
+            (6, 9, 1 << 30, Pairing::HalfSplit),
             (6, 9, 1 << 30, Pairing::Interleaved),
             (1024, 3, 5, Pairing::HalfSplit),
         ] {

@@ -1,7 +1,8 @@
 //! The kernels' own source, run on the host: what a machine without a GPU can show of it.
 #![cfg(feature = "kernel-on-host")]
 
-use testkit::host::KernelOnHost;
+use condensed_rope::kernel::{Entry, Variant};
+use testkit::host::{KernelOnHost, RAN};
 
 /// Cut as for a large GPU.
 mod large {
@@ -11,4 +12,22 @@ mod large {
 /// Cut as for a GPU so small that every thread takes several heads.
 mod small {
     testkit::suite!(super::KernelOnHost { multiprocessors: 1 });
+}
+
+/// The suites leave no kernel out.
+#[test]
+fn every_kernel_runs() {
+    for multiprocessors in [1, 132] {
+        let backend = KernelOnHost { multiprocessors };
+        testkit::grids::odd_rotary_dims(&backend);
+        testkit::grids::vllm(&backend);
+        testkit::suite::tables(&backend);
+    }
+    let ran = RAN.lock().expect("no test panics here");
+    for entry in Entry::ALL {
+        for variant in Variant::all() {
+            let name = variant.name(entry);
+            assert!(ran.contains(&name), "{name} did not run");
+        }
+    }
 }
