@@ -47,6 +47,20 @@ ROPE_FN uint32_t mul_high(uint32_t a, uint32_t b) {
 
 #endif
 
+// Programmatic dependent launch (sm_90): `wait_for_upstream` returns when the kernels before this one
+// have finished and their writes can be seen; `let_downstream_launch` lets the kernel after this one
+// start, to wait in its turn. Both do nothing in a launch without the attribute.
+ROPE_FN void wait_for_upstream() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+ROPE_FN void let_downstream_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // Where a thread stands in its launch. `x`, `y`, `z` count threads in the block.
 struct Thread {
     uint32_t block_x, block_y;

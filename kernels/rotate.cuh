@@ -43,9 +43,18 @@ struct Request {
     int64_t partner;      // bytes from a pair's first channel to its second
     float cos_factor;     // the scaling's factor
     float sin_factor;     // the same, negative to rotate backwards
+    uint32_t overlap;     // with the kernel before: an Overlap
+    uint32_t reserved;
 };
 
-static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 264, "src/kernel/request.rs mirrors these");
+// How much of the kernel before may still be running (programmatic dependent launch).
+enum Overlap : uint32_t {
+    NONE = 0,
+    LAUNCH = 1,           // it may, until anything that it could have written is touched
+    POSITIONS_READY = 2,  // the same, and it does not write positions
+};
+
+static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 272, "src/kernel/request.rs mirrors these");
 
 // Sine and cosine of PAIRS neighbouring pairs at one position.
 template <int PAIRS>
@@ -115,13 +124,33 @@ ROPE_FN void rotate_thread(const Request& request, const Thread& at) {
                                     first * tensor.src_head);
     const int64_t src_step = at.rows * tensor.src_head;
     Group group[HEADS];
+    const auto load_group = [&] {
 #pragma unroll
-    for (int i = 0; i < HEADS; ++i) {
-        if (first + i * at.rows < tensor.heads) {
-            group[i].load(src + (lane + i * src_step), request.partner);
+        for (int i = 0; i < HEADS; ++i) {
+            if (first + i * at.rows < tensor.heads) {
+                group[i].load(src + (lane + i * src_step), request.partner);
+            }
         }
+    };
+    const auto turn = [&] {
+        angles.turn_to(request.positions.position(t, b, s), request.cos_factor,
+                       request.sin_factor);
+    };
+    // Sine and cosine hide behind the loads; or, where positions were ready long ago, behind the
+    // kernel before, whose q and k are still to come.
+    if (request.overlap == POSITIONS_READY) {
+        turn();
+        let_downstream_launch();
+        wait_for_upstream();
+        load_group();
+    } else {
+        if (request.overlap == LAUNCH) {
+            let_downstream_launch();
+            wait_for_upstream();
+        }
+        load_group();
+        turn();
     }
-    angles.turn_to(request.positions.position(t, b, s), request.cos_factor, request.sin_factor);
 
     char* dst = tensor.dst + (b * tensor.dst_batch + s * tensor.dst_token +
                               first * tensor.dst_head);

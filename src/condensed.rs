@@ -84,11 +84,11 @@ impl CondensedRotaryEmbedding {
     /// Cos and sin of positions `0..seq_len` on the CPU, in the asked type.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] where the table does not fit in memory's address range.
+    /// [`Error::TooLarge`] where the table does not fit in memory's address range,
+    /// [`Error::OutOfMemory`] where it does not fit in what there is.
     pub fn forward<T: Element>(&mut self, seq_len: usize) -> Result<CosSin<Vec<T>>> {
         let (len, shape) = self.table(seq_len)?;
-        let mut cos = vec![T::default(); len];
-        let mut sin = vec![T::default(); len];
+        let (mut cos, mut sin) = (zeros(len)?, zeros(len)?);
         self.rope.cos_sin(0, &mut cos, &mut sin)?;
         self.grow(seq_len);
         Ok(CosSin { cos, sin, shape })
@@ -106,4 +106,12 @@ impl CondensedRotaryEmbedding {
     pub(crate) fn grow(&mut self, seq_len: usize) {
         self.capacity = self.capacity.max(seq_len as f64);
     }
+}
+
+fn zeros<T: Element>(len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    let reserved = values.try_reserve_exact(len);
+    reserved.map_err(|_| Error::OutOfMemory { bytes: len * size_of::<T>() })?;
+    values.resize(len, T::default());
+    Ok(values)
 }

@@ -174,7 +174,7 @@ pub enum Error {
         /// The device's.
         given: (i32, i32),
     },
-    /// The device has no memory left for the phase steps or the result.
+    /// No memory is left, on the device or off it, for the phase steps or the result.
     OutOfMemory {
         /// Bytes that were asked for.
         bytes: usize,
@@ -293,7 +293,7 @@ impl fmt::Display for Error {
                 expected.0, expected.1, given.0, given.1
             ),
             Self::OutOfMemory { bytes } => {
-                write!(f, "out of device memory: {bytes} bytes were asked for")
+                write!(f, "out of memory: expected {bytes} bytes to be free, given fewer")
             }
             Self::Driver { doing, reason } => write!(f, "CUDA driver, {doing}: {reason}"),
             Self::Tensor { tensor, expected, given } => {

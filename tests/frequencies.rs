@@ -39,6 +39,9 @@ fn the_longest_table_is_an_error_not_a_panic() {
     let mut embedding = CondensedRotaryEmbedding::new(128, 8.0).expect("valid");
     let table = embedding.forward::<f32>(usize::MAX).map(|_| ());
     assert!(matches!(table, Err(Error::TooLarge { tensor: "cos", .. })), "{table:?}");
+    let table = embedding.forward::<f32>(1 << 50).map(|_| ());
+    assert_eq!(table, Err(Error::OutOfMemory { bytes: 1 << 59 }));
+    assert_eq!(embedding.capacity(), 16_384.0, "a table that failed is not counted");
 }
 
 #[test]

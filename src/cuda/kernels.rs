@@ -28,6 +28,8 @@ type Entries = [Option<CudaFunction>; Variant::COUNT];
 pub(super) struct Kernels {
     pub context: Arc<CudaContext>,
     pub multiprocessors: usize,
+    /// Whether launches may overlap: compute capability 9.0 and newer.
+    pub overlaps: bool,
     /// By place in [`Entry::ALL`].
     entries: [Entries; Entry::ALL.len()],
 }
@@ -55,7 +57,7 @@ impl Kernels {
             }
         }
         let multiprocessors = multiprocessors.max(1) as usize;
-        Ok(Self { context: context.clone(), multiprocessors, entries })
+        Ok(Self { context: context.clone(), multiprocessors, overlaps: newest == 1, entries })
     }
 
     pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {

@@ -33,7 +33,7 @@ mod rope;
 
 use std::sync::Arc;
 
-pub use crate::kernel::{RawHeads, RawIds};
+pub use crate::kernel::{Overlap, RawHeads, RawIds};
 pub use buffers::{Heads, Ids, View, ViewMut};
 pub use cudarc;
 use cudarc::driver::CudaContext;

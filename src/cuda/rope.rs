@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUstream;
+use cudarc::driver::sys::{self, CUstream};
 use cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, ValidAsZeroBits, result,
 };
@@ -11,7 +11,7 @@ use cudarc::driver::{
 use super::buffers::{Heads, Ids, ViewMut, check_context};
 use super::kernels::{Kernels, Steps, allocating, driver};
 use crate::heads::{self, Extent};
-use crate::kernel::{Launch, RawHeads, RawIds, Spec, check_raw};
+use crate::kernel::{Entry, Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
 use crate::{
     CondensedRotaryEmbedding, CosSin, Direction, Element, Error, Frequencies, Layout, Pairing,
     Positions, Result, trace,
@@ -26,6 +26,7 @@ pub struct Rope {
     factor: f32,
     pairing: Pairing,
     direction: Direction,
+    overlap: Overlap,
 }
 
 impl Rope {
@@ -60,12 +61,20 @@ impl Rope {
             factor: frequencies.factor(),
             pairing,
             direction: Direction::Forward,
+            overlap: Overlap::None,
         })
     }
 
     /// The same rope turning the other way: see [`Direction::Inverse`].
     pub fn inverse(&self) -> Self {
         Self { direction: self.direction.reversed(), ..self.clone() }
+    }
+
+    /// The same rope, whose launches overlap the kernels before them: see [`Overlap`] for what that
+    /// asks of the caller. [`Overlap::None`] at first; ignored below compute capability 9.0.
+    pub fn overlapping(&self, overlap: Overlap) -> Self {
+        let overlap = if self.kernels.overlaps { overlap } else { Overlap::None };
+        Self { overlap, ..self.clone() }
     }
 
     /// Number of rotated channels.
@@ -85,6 +94,7 @@ impl Rope {
             pairing: self.pairing,
             factors: self.direction.factors(self.factor),
             multiprocessors: self.kernels.multiprocessors,
+            overlap: self.overlap,
         }
     }
 
@@ -96,9 +106,35 @@ impl Rope {
         let function = self.kernels.function(launch.geometry.entry, launch.variant).cu_function();
         let (grid, block) = (launch.geometry.grid, launch.geometry.block);
         let mut arguments = [(&raw mut launch.request).cast::<c_void>()];
-        // SAFETY: the kernel takes one `Request` by value; checks and geometry keep its threads
-        // within the tensors, which the caller promised are valid.
-        unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) }
+        if launch.request.overlap == Overlap::None || launch.geometry.entry == Entry::CosSin {
+            // SAFETY: the kernel takes one `Request` by value; checks and geometry keep its threads
+            // within the tensors, which the caller promised are valid.
+            return unsafe {
+                result::launch_kernel(function, grid, block, 0, stream, &mut arguments)
+            }
+            .map_err(driver("launching"));
+        }
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.0,
+            gridDimY: grid.1,
+            gridDimZ: grid.2,
+            blockDimX: block.0,
+            blockDimY: block.1,
+            blockDimZ: block.2,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
+        let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: as above; and the kernel waits for the one before it.
+        unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }
+            .result()
             .map_err(driver("launching"))
     }
 

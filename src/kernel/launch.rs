@@ -3,7 +3,7 @@
 use super::Address;
 use super::geometry::Geometry;
 use super::raw::{RawHeads, RawIds};
-use super::request::{Divisor, PositionSource, Request, Tensor, Variant};
+use super::request::{Divisor, Overlap, PositionSource, Request, Tensor, Variant};
 use crate::{Dtype, Error, Layout, Pairing, Positions, Result};
 
 /// What a rope is, as its kernels need it.
@@ -16,6 +16,7 @@ pub struct Spec {
     /// On cos and on sin.
     pub factors: (f32, f32),
     pub multiprocessors: usize,
+    pub overlap: Overlap,
 }
 
 /// One launch of one kernel.
@@ -99,6 +100,8 @@ impl Launch {
             partner,
             cos_factor: spec.factors.0,
             sin_factor: spec.factors.1,
+            overlap: spec.overlap,
+            reserved: 0,
         };
         Self { variant, geometry, request }
     }

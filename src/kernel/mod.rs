@@ -11,7 +11,7 @@ mod request;
 pub use geometry::Geometry;
 pub use launch::{Launch, Spec};
 pub use raw::{RawHeads, RawIds, check_raw};
-pub use request::{Divisor, PositionSource, Request, Tensor, Variant};
+pub use request::{Divisor, Overlap, PositionSource, Request, Tensor, Variant};
 
 /// A device address, or a host one where the kernels run on the host: `CUdeviceptr` in either case.
 pub type Address = u64;

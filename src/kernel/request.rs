@@ -53,9 +53,39 @@ pub struct Request {
     pub partner: i64,
     pub cos_factor: f32,
     pub sin_factor: f32,
+    pub overlap: Overlap,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 264);
+const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 272);
+
+/// How a launch overlaps the kernel before it on its stream: programmatic dependent launch, on
+/// devices of compute capability 9.0 and newer. Older ones ignore it.
+///
+/// An overlapping launch starts while the kernel before it is still finishing, and waits for it
+/// before it touches anything that kernel could have written; the launch's own cost hides. In turn it
+/// lets the kernel *after* it start early. So, whatever the choice:
+///
+/// - q, k and their sources may be written by the kernel before: they are read after it has finished.
+/// - The kernel after may read q and k as ever, unless it is launched with the attribute itself: then
+///   it must wait (`griddepcontrol.wait`, `cudaGridDependencySynchronize`) before it does, as these
+///   kernels do.
+///
+/// Results are the same in either case, bit for bit.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Overlap {
+    /// Starts when the kernel before has finished.
+    #[default]
+    None = 0,
+    /// Starts early. Positions, too, may be written by the kernel before.
+    Launch = 1,
+    /// Starts early, and works out sine and cosine before it waits. Positions (ids, starts,
+    /// `cu_seqlens`) must not be written by the kernel before, nor by one that it overlaps: where they
+    /// are, old ones may be used, or a mixture. Any position is in bounds, so that is all that can
+    /// happen.
+    PositionsReady = 2,
+}
 
 impl Divisor {
     /// For dividends below 2^31. `value` is 1 to 2^31 - 1.

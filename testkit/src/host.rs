@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, c_char, c_int};
 use std::sync::Mutex;
 
-use condensed_rope::kernel::{Launch, RawHeads, RawIds, Request, Spec, check_raw};
+use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, Request, Spec, check_raw};
 use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Result, cpu};
 
 use crate::backend::{Backend, borrow};
@@ -21,10 +21,11 @@ unsafe extern "C" {
 }
 
 /// The kernels on the host. Small GPUs and large ones cut a launch differently, so the number of
-/// multiprocessors is part of it.
+/// multiprocessors is part of it; so is the order in which a thread works.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelOnHost {
     pub multiprocessors: usize,
+    pub overlap: Overlap,
 }
 
 /// Steps where the kernels want them: aligned to 16 bytes.
@@ -103,6 +104,7 @@ impl KernelOnHost {
             pairing,
             factors: (factor, if inverse { -factor } else { factor }),
             multiprocessors: self.multiprocessors,
+            overlap: self.overlap,
         }
     }
 }

@@ -20,7 +20,7 @@ run_tests() {
     log=$(mktemp)
     for test in tests/*; do
         echo "== $test"
-        "$test" --include-ignored "$@" 2>&1 | tee -a "$log"
+        "$test" --include-ignored --show-output "$@" 2>&1 | tee -a "$log"
         [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
     done
     passed=$(awk '/^test result:/ { for (i = 1; i < NF; i++) if ($(i + 1) == "passed;") n += $i } END { print n + 0 }' "$log")
