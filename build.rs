@@ -15,6 +15,10 @@ mod kernels {
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
+    /// Kernels that benches compare with, where the `bench` feature is on.
+    const BENCH: Option<&str> =
+        if cfg!(feature = "bench") { Some("benches/limit.cu") } else { None };
+
     /// A baseline for every device the CUDA 13 toolkit knows, and Hopper.
     const ARCHITECTURES: [usize; 2] = [75, 90];
 
@@ -62,30 +66,44 @@ mod kernels {
         // on goes into its folder's name.
         let mut hasher = DefaultHasher::new();
         (FLAGS, &version).hash(&mut hasher);
-        for source in &sources {
-            (source, fs::read(source).expect("kernels/ is readable")).hash(&mut hasher);
+        for source in sources.iter().cloned().chain(BENCH.map(PathBuf::from)) {
+            (&source, fs::read(&source).expect("the crate's own files are readable"))
+                .hash(&mut hasher);
         }
         let folder = out.join(format!("kernels-{:016x}", hasher.finish()));
 
         for architecture in ARCHITECTURES {
-            let out_dir = folder.join(format!("sm_{architecture}"));
-            fs::create_dir_all(&out_dir).expect("OUT_DIR is writable");
-            // SAFETY: as above; the builder's default asks nvidia-smi where this is unset.
-            unsafe { env::set_var("CUDA_COMPUTE_CAP", architecture.to_string()) };
-            let mut builder = bindgen_cuda::Builder::default()
-                .kernel_paths_glob("kernels/*.cu")
-                .include_paths_glob("kernels/*.cuh")
-                .compute_cap(architecture)
-                .out_dir(out_dir);
-            builder.cuda_root(root);
-            for flag in FLAGS {
-                builder = builder.arg(flag);
-            }
-            if let Err(error) = builder.build_ptx() {
-                fail(&format!("nvcc could not compile the kernels: {error:?}"));
-            }
+            let sources = sources.iter().filter(|path| path.extension().is_some_and(|e| e == "cu"));
+            compile(
+                sources.cloned().collect(),
+                architecture,
+                folder.join(format!("sm_{architecture}")),
+                root,
+            );
+        }
+        if let Some(source) = BENCH {
+            println!("cargo:rerun-if-changed={source}");
+            compile(vec![source.into()], 90, folder.join("bench"), root);
         }
         println!("cargo:rustc-env=CONDENSED_ROPE_KERNELS={}", folder.display());
+    }
+
+    fn compile(sources: Vec<PathBuf>, architecture: usize, out_dir: PathBuf, root: &Path) {
+        fs::create_dir_all(&out_dir).expect("OUT_DIR is writable");
+        // SAFETY: one thread, as above; the builder's default asks nvidia-smi where this is unset.
+        unsafe { env::set_var("CUDA_COMPUTE_CAP", architecture.to_string()) };
+        let mut builder = bindgen_cuda::Builder::default()
+            .kernel_paths(sources)
+            .include_paths_glob("kernels/*.cuh")
+            .compute_cap(architecture)
+            .out_dir(out_dir);
+        builder.cuda_root(root);
+        for flag in FLAGS {
+            builder = builder.arg(flag);
+        }
+        if let Err(error) = builder.build_ptx() {
+            fail(&format!("nvcc could not compile the kernels: {error:?}"));
+        }
     }
 
     fn sources() -> Vec<PathBuf> {

@@ -2,14 +2,20 @@
 #include "rotate.cuh"
 #include "variants.h"
 
-#define ENTRY(HEADS, element, Element, order, JOINED, BYTES)                             \
-    extern "C" __global__ void __launch_bounds__(ROPE_MAX_THREADS)                       \
-        rotate_##HEADS##_##element##_##order##_##BYTES(                                  \
-            const __grid_constant__ rope::Request request) {                             \
-        rope::rotate_thread<rope::Element, JOINED, BYTES, HEADS>(request,                \
-                                                                 rope::this_thread());   \
+#define APART(element, Element, order, JOINED, BYTES)                                          \
+    extern "C" __global__ void __launch_bounds__(ROPE_MAX_THREADS)                             \
+        rotate_apart_##element##_##order##_##BYTES(                                            \
+            const __grid_constant__ rope::Request request) {                                   \
+        rope::rotate_apart_thread<rope::Element, JOINED, BYTES, ROPE_APART>(                   \
+            request, rope::this_thread());                                                     \
     }
-#define ENTRY_2(...) ENTRY(2, __VA_ARGS__)
-#define ENTRY_8(...) ENTRY(8, __VA_ARGS__)
-#define ENTRIES(HEADS) ROPE_VARIANTS(ENTRY_##HEADS)
-ROPE_ROTATIONS(ENTRIES)
+ROPE_VARIANTS(APART)
+
+#define TOGETHER(element, Element, order, JOINED, BYTES)                                       \
+    extern "C" __global__ void __launch_bounds__(ROPE_MAX_THREADS)                             \
+        rotate_together_##element##_##order##_##BYTES(                                         \
+            const __grid_constant__ rope::Request request) {                                   \
+        rope::rotate_together_thread<rope::Element, JOINED, BYTES, ROPE_TOGETHER_Q,            \
+                                     ROPE_TOGETHER_K>(request, rope::this_thread());           \
+    }
+ROPE_VARIANTS(TOGETHER)

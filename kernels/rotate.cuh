@@ -4,13 +4,14 @@
 //
 // One thread owns its pairs: it loads both channels, rotates them and stores them where they lay or
 // in another tensor of the same shape. No other thread touches them, so working in place is safe by
-// construction. A thread takes one group of pairs in HEADS heads of one token: sine and cosine are
+// construction. A thread takes one group of pairs in a few heads of one token: sine and cosine are
 // made once for all of them, after their loads have been issued, and hide behind memory.
 //
 //   block   x: groups of PAIRS pairs    y: heads    z: tokens
-//   grid    x: tiles of tokens          y: slices of q's heads, then of k's
+//   grid    x: tiles of tokens          y: slices of heads
 //
-// A slice is HEADS * rows heads of one tensor, so everything about the tensor is the block's.
+// q and k apart: a slice is of one tensor, so everything about the tensor is the block's. Together: a
+// slice is of both, and sine and cosine serve both; for many query heads to a key head.
 #pragma once
 
 #include "pack.cuh"
@@ -38,7 +39,7 @@ struct Request {
     Divisor seq;          // tokens per sequence
     uint32_t tokens;      // below 2^31
     uint32_t pairs;       // half the rotated channels
-    uint32_t q_slices;    // blocks in y that work on q; the others work on k
+    uint32_t q_slices;    // q and k apart: blocks in y that work on q; the others work on k
     int64_t pair_stride;  // bytes from one pair's first channel to the next one's
     int64_t partner;      // bytes from a pair's first channel to its second
     float cos_factor;     // the scaling's factor
@@ -102,75 +103,125 @@ ROPE_FN void copy_rest(const Tensor& tensor, uint32_t pairs, const char* src, ch
     }
 }
 
+// Where a thread works: its token, and its pairs.
+struct Place {
+    uint32_t t, b, s;  // token of the launch, sequence, token of the sequence
+    int64_t lane;      // bytes from a row's first rotated channel to this thread's first pair
+};
+
+// HEADS heads of one tensor at one place: every `rows`-th from the thread's own on.
 template <class Element, bool JOINED, int BYTES, int HEADS>
-ROPE_FN void rotate_thread(const Request& request, const Thread& at) {
+struct Share {
     using Group = Pairs<Element, JOINED, BYTES>;
 
-    const uint32_t t = at.block_x * at.lanes + at.z;
-    if (t >= request.tokens) return;
-    const bool is_k = at.block_y >= request.q_slices;
-    const Tensor& tensor = request.tensors[is_k];
-    const uint32_t slice = at.block_y - (is_k ? request.q_slices : 0);
-    const uint32_t first = slice * HEADS * at.rows + at.y;
-
-    const uint32_t pair = at.x * Group::PAIRS;
-    const int64_t lane = pair * request.pair_stride;
-    const uint32_t b = request.seq.divide(t);
-    const uint32_t s = t - b * request.seq.value;
-
-    Angles<Group::PAIRS> angles;
-    angles.load_steps(request.steps, pair);
-    const char* src = tensor.src + (b * tensor.src_batch + s * tensor.src_token +
-                                    first * tensor.src_head);
-    const int64_t src_step = at.rows * tensor.src_head;
     Group group[HEADS];
-    const auto load_group = [&] {
+    uint32_t first;  // head
+    const char* src;
+
+    ROPE_FN void load(const Request& request, const Tensor& tensor, const Place& place,
+                      uint32_t slice, const Thread& at) {
+        first = slice * HEADS * at.rows + at.y;
+        src = tensor.src + (place.b * tensor.src_batch + place.s * tensor.src_token +
+                            first * tensor.src_head);
+        const int64_t step = at.rows * tensor.src_head;
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * at.rows < tensor.heads) {
-                group[i].load(src + (lane + i * src_step), request.partner);
+                group[i].load(src + (place.lane + i * step), request.partner);
             }
         }
-    };
-    const auto turn = [&] {
-        angles.turn_to(request.positions.position(t, b, s), request.cos_factor,
-                       request.sin_factor);
-    };
+    }
+
+    ROPE_FN void rotate(const Request& request, const Tensor& tensor, const Place& place,
+                        const Angles<Group::PAIRS>& angles, const Thread& at) {
+        char* dst = tensor.dst + (place.b * tensor.dst_batch + place.s * tensor.dst_token +
+                                  first * tensor.dst_head);
+        const int64_t step = at.rows * tensor.dst_head;
+#pragma unroll
+        for (int i = 0; i < HEADS; ++i) {
+            if (first + i * at.rows >= tensor.heads) break;
+            group[i].map([&](int j, float& x, float& y) {
+                const float x0 = x;
+                x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
+                y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
+            });
+            group[i].store(dst + (place.lane + i * step), request.partner);
+        }
+        if (tensor.rest_before + tensor.rest_after != 0) {
+            for (int i = 0; i < HEADS && first + i * at.rows < tensor.heads; ++i) {
+                copy_rest<Element>(tensor, request.pairs, src + i * at.rows * tensor.src_head,
+                                   dst + i * step, at);
+            }
+        }
+    }
+};
+
+// A thread's work from end to end: `load` issues the loads of its shares, `rotate` finishes them.
+template <int PAIRS, class Load, class Rotate>
+ROPE_FN void rotate_place(const Request& request, const Thread& at, Load load, Rotate rotate) {
+    Place place;
+    place.t = at.block_x * at.lanes + at.z;
+    if (place.t >= request.tokens) return;
+    place.b = request.seq.divide(place.t);
+    place.s = place.t - place.b * request.seq.value;
+    const uint32_t pair = at.x * PAIRS;
+    place.lane = pair * request.pair_stride;
+
+    Angles<PAIRS> angles;
+    angles.load_steps(request.steps, pair);
     // Sine and cosine hide behind the loads; or, where positions were ready long ago, behind the
     // kernel before, whose q and k are still to come.
-    if (request.overlap == POSITIONS_READY) {
-        turn();
-        let_downstream_launch();
-        wait_for_upstream();
-        load_group();
-    } else {
+    const bool early = request.overlap == POSITIONS_READY;
+    if (!early) {
         if (request.overlap == LAUNCH) {
             let_downstream_launch();
             wait_for_upstream();
         }
-        load_group();
-        turn();
+        load(place);
     }
+    angles.turn_to(request.positions.position(place.t, place.b, place.s), request.cos_factor,
+                   request.sin_factor);
+    if (early) {
+        let_downstream_launch();
+        wait_for_upstream();
+        load(place);
+    }
+    rotate(place, angles);
+}
 
-    char* dst = tensor.dst + (b * tensor.dst_batch + s * tensor.dst_token +
-                              first * tensor.dst_head);
-    const int64_t dst_step = at.rows * tensor.dst_head;
-#pragma unroll
-    for (int i = 0; i < HEADS; ++i) {
-        if (first + i * at.rows >= tensor.heads) break;
-        group[i].map([&](int j, float& x, float& y) {
-            const float x0 = x;
-            x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
-            y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
+// HEADS heads of q, or of k.
+template <class Element, bool JOINED, int BYTES, int HEADS>
+ROPE_FN void rotate_apart_thread(const Request& request, const Thread& at) {
+    constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
+    const bool is_k = at.block_y >= request.q_slices;
+    const Tensor& tensor = request.tensors[is_k];
+    const uint32_t slice = at.block_y - (is_k ? request.q_slices : 0);
+    Share<Element, JOINED, BYTES, HEADS> share;
+    rotate_place<PAIRS>(
+        request, at, [&](const Place& place) { share.load(request, tensor, place, slice, at); },
+        [&](const Place& place, const Angles<PAIRS>& angles) {
+            share.rotate(request, tensor, place, angles, at);
         });
-        group[i].store(dst + (lane + i * dst_step), request.partner);
-    }
+}
 
-    if (tensor.rest_before + tensor.rest_after != 0) {
-        for (int i = 0; i < HEADS && first + i * at.rows < tensor.heads; ++i) {
-            copy_rest<Element>(tensor, request.pairs, src + i * src_step, dst + i * dst_step, at);
-        }
-    }
+// Q heads of q and K heads of k.
+template <class Element, bool JOINED, int BYTES, int Q, int K>
+ROPE_FN void rotate_together_thread(const Request& request, const Thread& at) {
+    constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
+    const Tensor& q_tensor = request.tensors[0];
+    const Tensor& k_tensor = request.tensors[1];
+    Share<Element, JOINED, BYTES, Q> q;
+    Share<Element, JOINED, BYTES, K> k;
+    rotate_place<PAIRS>(
+        request, at,
+        [&](const Place& place) {
+            q.load(request, q_tensor, place, at.block_y, at);
+            k.load(request, k_tensor, place, at.block_y, at);
+        },
+        [&](const Place& place, const Angles<PAIRS>& angles) {
+            q.rotate(request, q_tensor, place, angles, at);
+            k.rotate(request, k_tensor, place, angles, at);
+        });
 }
 
 }  // namespace rope

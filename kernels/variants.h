@@ -24,12 +24,14 @@
 
 // The entries, each in all variants, are named
 //
-//   rotate_2_<element>_<order>_<bytes>    two heads a thread: where there is little to do
-//   rotate_8_<element>_<order>_<bytes>    eight: sine and cosine cost less
+//   rotate_apart_<element>_<order>_<bytes>
+//   rotate_together_<element>_<order>_<bytes>
 //   cos_sin_<element>_<order>_<bytes>
-#define ROPE_ROTATIONS(ROTATION) \
-    ROTATION(2)                  \
-    ROTATION(8)
+
+// Heads that a thread takes: of either tensor apart, of q and of k together.
+#define ROPE_APART 2
+#define ROPE_TOGETHER_Q 4
+#define ROPE_TOGETHER_K 1
 
 // Threads in a block, at most; a row of 512 pairs at one pair a thread still fits.
 #define ROPE_MAX_THREADS 512

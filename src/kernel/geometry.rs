@@ -9,11 +9,13 @@ use super::Entry;
 const MAX_THREADS: usize = 512;
 /// A block's threads where tokens can fill it.
 const BLOCK: usize = 128;
-/// Threads of one head each, on one multiprocessor, from which on a thread takes several heads: sine
-/// and cosine are made once for all of them, and there are still threads enough to hide memory.
+/// Threads of one head each, on one multiprocessor, from which on there are enough to hide memory
+/// behind one another, and what is shared between heads counts.
 const BUSY: usize = 1024;
-/// Heads of one tensor in a block where there is much to do: long runs of memory suit DRAM.
-const HEADS_PER_BLOCK: usize = 32;
+/// Rows of heads in a block, at most: few, so that a token alone spreads over many multiprocessors;
+/// or many, where long runs of memory suit DRAM.
+const ROWS: usize = 8;
+const LONG_ROWS: usize = 16;
 
 /// Blocks and threads of one launch, as the kernels' `Thread` reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +35,22 @@ impl Geometry {
         tokens: usize,
         multiprocessors: usize,
     ) -> Self {
-        let busy = width * (heads[0] + heads[1]) * tokens > multiprocessors * BUSY;
-        // Rows that two heads each of either tensor fill.
-        let fewest = heads.into_iter().filter(|&heads| heads > 0).min().unwrap_or(1);
-        let most = if busy { HEADS_PER_BLOCK / 2 } else { HEADS_PER_BLOCK / 4 };
-        let rows = (fewest / 2).clamp(1, most).min((2 * BLOCK / width).max(1));
-        let entry =
-            if busy && 2 * rows < HEADS_PER_BLOCK { Entry::Rotate8 } else { Entry::Rotate2 };
-        let [q_slices, k_slices] = heads.map(|heads| heads.div_ceil(rows * entry.heads()));
-        let launch = Self::of(entry, [width, rows], tokens, q_slices + k_slices);
-        Self { q_slices: q_slices as u32, ..launch }
+        let [q, k] = heads;
+        let busy = width * (q + k) * tokens > multiprocessors * BUSY;
+        let fewest = if q == 0 || k == 0 { q + k } else { q.min(k) };
+        // As many key heads as query heads, or nearly: nothing is gained by one block for both.
+        let entry = if busy && q >= 2 * k { Entry::Together } else { Entry::Apart };
+        let [of_q, of_k] = entry.heads();
+        let rows = match entry {
+            Entry::Together => q.div_ceil(of_q).max(k).min(ROWS),
+            _ if busy => fewest.div_ceil(of_q).min(LONG_ROWS),
+            _ => fewest.min(ROWS),
+        };
+        let rows = rows.min((2 * BLOCK / width).max(1));
+        let (q_slices, k_slices) = (q.div_ceil(rows * of_q), k.div_ceil(rows * of_k));
+        let slices =
+            if entry == Entry::Together { q_slices.max(k_slices) } else { q_slices + k_slices };
+        Self { q_slices: q_slices as u32, ..Self::of(entry, [width, rows], tokens, slices) }
     }
 
     /// For a table of `rows` rows.
@@ -82,9 +90,13 @@ mod tests {
                     );
                     assert!(g.grid.0 < 1 << 31 && g.grid.1 <= 65_535, "{g:?}");
                     assert!(u64::from(g.grid.0) * u64::from(z) >= tokens as u64);
-                    let per_slice = y as usize * g.entry.heads();
-                    assert!(g.q_slices as usize * per_slice >= heads[0]);
-                    assert!((g.grid.1 - g.q_slices) as usize * per_slice >= heads[1]);
+                    let [q, k] = g.entry.heads().map(|heads| heads * y as usize);
+                    let slices = g.grid.1 as usize;
+                    let (of_q, of_k) = match g.entry {
+                        Entry::Together => (slices, slices),
+                        _ => (g.q_slices as usize, slices - g.q_slices as usize),
+                    };
+                    assert!(of_q * q >= heads[0] && of_k * k >= heads[1], "{g:?}");
                 }
             }
         }

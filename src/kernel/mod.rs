@@ -19,31 +19,31 @@ pub type Address = u64;
 /// The kernels' entries, each in all variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Two heads a thread.
-    Rotate2,
-    /// Eight heads a thread.
-    Rotate8,
+    /// A block works on q or on k.
+    Apart,
+    /// A block works on both.
+    Together,
     CosSin,
 }
 
 impl Entry {
-    pub const ALL: [Self; 3] = [Self::Rotate2, Self::Rotate8, Self::CosSin];
+    pub const ALL: [Self; 3] = [Self::Apart, Self::Together, Self::CosSin];
 
     /// What its kernels' names start with.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Rotate2 => "rotate_2",
-            Self::Rotate8 => "rotate_8",
+            Self::Apart => "rotate_apart",
+            Self::Together => "rotate_together",
             Self::CosSin => "cos_sin",
         }
     }
 
-    /// Heads that one thread takes.
-    pub fn heads(self) -> usize {
+    /// Heads of q and of k that one thread takes: `ROPE_APART` and so on of `kernels/variants.h`.
+    pub fn heads(self) -> [usize; 2] {
         match self {
-            Self::Rotate2 => 2,
-            Self::Rotate8 => 8,
-            Self::CosSin => 1,
+            Self::Apart => [2, 2],
+            Self::Together => [4, 1],
+            Self::CosSin => [1, 1],
         }
     }
 }

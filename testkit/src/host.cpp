@@ -14,13 +14,14 @@ struct Kernel {
 };
 
 const Kernel KERNELS[] = {
-#define ROTATE(HEADS, element, Element, order, JOINED, BYTES) \
-    {"rotate_" #HEADS "_" #element "_" #order "_" #BYTES,      \
-     rope::rotate_thread<rope::Element, JOINED, BYTES, HEADS>},
-#define ROTATE_2(...) ROTATE(2, __VA_ARGS__)
-#define ROTATE_8(...) ROTATE(8, __VA_ARGS__)
-#define ROTATIONS(HEADS) ROPE_VARIANTS(ROTATE_##HEADS)
-    ROPE_ROTATIONS(ROTATIONS)
+#define APART(element, Element, order, JOINED, BYTES) \
+    {"rotate_apart_" #element "_" #order "_" #BYTES,  \
+     rope::rotate_apart_thread<rope::Element, JOINED, BYTES, ROPE_APART>},
+    ROPE_VARIANTS(APART)
+#define TOGETHER(element, Element, order, JOINED, BYTES) \
+    {"rotate_together_" #element "_" #order "_" #BYTES,  \
+     rope::rotate_together_thread<rope::Element, JOINED, BYTES, ROPE_TOGETHER_Q, ROPE_TOGETHER_K>},
+    ROPE_VARIANTS(TOGETHER)
 #define COS_SIN(element, Element, order, JOINED, BYTES)   \
     {"cos_sin_" #element "_" #order "_" #BYTES,           \
      rope::cos_sin_thread<rope::Element, JOINED, BYTES>},

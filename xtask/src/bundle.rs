@@ -21,7 +21,7 @@ pub fn bundle() -> Result<()> {
     let mut built = Vec::new();
     for (what, arguments) in [
         ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx"][..]),
-        ("bench", &["bench", "--no-run", "--features", "nvtx"]),
+        ("benches", &["bench", "--no-run", "--features", "bench,nvtx"]),
         ("demo", &["build", "--release", "--example", "longchat", "--features", "nvtx"]),
     ] {
         run::step(&format!("building the {what}"));
@@ -37,7 +37,7 @@ pub fn bundle() -> Result<()> {
         let folder = if what == "tests" { folder.join("tests") } else { folder.clone() };
         for (name, path) in executables(&String::from_utf8_lossy(&output.stdout)) {
             // The library's own unit tests come with benches too; once is enough.
-            if what == "bench" && name == "condensed_rope" {
+            if what == "benches" && name == "condensed_rope" {
                 continue;
             }
             built.push((folder.join(name), path));
@@ -54,6 +54,8 @@ pub fn bundle() -> Result<()> {
         sum += size;
     }
     write_script(&folder.join("run.sh"))?;
+    fs::copy(run::root().join("benches/peers.py"), folder.join("peers.py"))
+        .map_err(|error| format!("benches/peers.py: {error}"))?;
     println!(
         "{:>8} KiB in all; run `bash run.sh` there (`bash run.sh help` tells more)",
         sum >> 10

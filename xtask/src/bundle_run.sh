@@ -6,7 +6,7 @@
 #   bash run.sh sanitize    the GPU tests but the largest and those that provoke the driver, under
 #                           compute-sanitizer's memcheck
 #   bash run.sh demo        LongChat's rotation
-#   bash run.sh bench       the criterion benches
+#   bash run.sh bench       the GPU benches (rows in bench.json), then peers.py's rows, then the CPU's
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -37,7 +37,10 @@ case "${1:-all}" in
             --skip flashinfer_grid --skip vllm_grid --skip liger --skip over_2_31 --skip out_of_memory \
             --skip fastchats_table --skip no_device_99 --test-threads 1 "${@:2}" || status=1 ;;
     demo) ./longchat || status=1 ;;
-    bench) ./rotate --bench "${@:2}" || status=1 ;;
+    bench)
+        ./gpu --bench "${@:2}" || status=1
+        python3 peers.py "${CONDENSED_ROPE_BENCH_JSON:-bench.json}" || status=1
+        ./cpu --bench || status=1 ;;
     *) sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
 esac
 exit $status

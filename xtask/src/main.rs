@@ -1,5 +1,6 @@
-//! The project's commands: `cargo xtask demo`, `test`, `bundle`.
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `bundle`.
 
+mod bench;
 mod bundle;
 mod resources;
 mod run;
@@ -14,6 +15,8 @@ type Result<T> = std::result::Result<T, String>;
 const HELP: &str = "\
 cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, checked against f64
 cargo xtask test      every test that this machine can run, and what it could not and why
+cargo xtask bench     GPU times against the memory limit, and CPU times; rows in target/bench.json
+cargo xtask bench --table FILE    the ratios of a bench file
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch
 
@@ -25,6 +28,8 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["demo"] => demo(),
         ["test"] => test::test(),
+        ["bench"] => bench::bench(),
+        ["bench", "--table", file] => bench::table(file),
         ["bundle"] => bundle::bundle(),
         ["env"] => environment(),
         ["help" | "--help" | "-h"] | [] => {

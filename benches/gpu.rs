@@ -1,0 +1,36 @@
+//! GPU times by CUDA events over graph replays, against the memory limit: `cargo xtask bench`, or
+//! from the bundle `bash run.sh bench`.
+//!
+//! Every row goes to criterion and, as a median, to a JSON file (`CONDENSED_ROPE_BENCH_JSON`, else
+//! `bench.json` in the working folder). "Rotating" replays walk over buffers of at least 400 MB (or
+//! 8192 of them, which is more than L2 in any case), "hot" ones stay on one that fits L2.
+
+#[path = "gpu/cases.rs"]
+mod cases;
+#[path = "gpu/device.rs"]
+mod device;
+#[path = "gpu/row.rs"]
+mod row;
+
+use std::time::Duration;
+
+use criterion::Criterion;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(150))
+        .without_plots()
+        .configure_from_args();
+    let mut device = match device::Device::open() {
+        Ok(device) => device,
+        Err(error) => return println!("no GPU benches: {error}"),
+    };
+    let mut rows = row::Rows::new(&device.name());
+    for case in cases::all() {
+        device.bench(&case, &mut criterion, &mut rows);
+    }
+    rows.write();
+    criterion.final_summary();
+}

@@ -1,0 +1,161 @@
+//! The cases: one model's shape at every size, every other shape at four sizes.
+
+use condensed_rope::{Dtype, Layout, Pairing};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Rotate,
+    Inverse,
+    OutOfPlace,
+    CosSin,
+}
+
+impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rotate => "rotate",
+            Self::Inverse => "inverse",
+            Self::OutOfPlace => "out_of_place",
+            Self::CosSin => "cos_sin",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Thd,
+    Bhsd,
+    PackedQkv,
+}
+
+impl Order {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Thd => "thd",
+            Self::Bhsd => "bhsd",
+            Self::PackedQkv => "packed_qkv",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub op: Op,
+    pub dtype: Dtype,
+    pub pairing: Pairing,
+    pub order: Order,
+    pub heads: [usize; 2],
+    pub head_dim: usize,
+    pub rotary_dim: usize,
+    pub tokens: usize,
+}
+
+impl Case {
+    pub fn pairing_name(&self) -> &'static str {
+        match self.pairing {
+            Pairing::HalfSplit => "half_split",
+            Pairing::Interleaved => "interleaved",
+        }
+    }
+
+    /// What criterion calls it.
+    pub fn id(&self, implementation: &str, hot: bool) -> String {
+        format!(
+            "{implementation}/{} {} {} {} {}+{}x{}r{} {}/{}",
+            self.op.name(),
+            self.dtype.name(),
+            self.pairing_name(),
+            self.order.name(),
+            self.heads[0],
+            self.heads[1],
+            self.head_dim,
+            self.rotary_dim,
+            if hot { "hot" } else { "rotating" },
+            self.tokens,
+        )
+    }
+
+    /// Bytes that must move: rotated channels read once and written once, a table written once.
+    pub fn bytes(&self) -> usize {
+        let channels = match self.op {
+            Op::CosSin => 2 * self.rotary_dim,
+            Op::OutOfPlace => 2 * self.head_dim * (self.heads[0] + self.heads[1]),
+            Op::Rotate | Op::Inverse => 2 * self.rotary_dim * (self.heads[0] + self.heads[1]),
+        };
+        channels * self.tokens * self.dtype.size()
+    }
+
+    /// Bytes of memory that one call works on, sources not counted.
+    pub fn footprint(&self) -> usize {
+        let heads = match self.order {
+            _ if self.op == Op::CosSin => {
+                return 2 * self.rotary_dim * self.tokens * self.dtype.size();
+            }
+            Order::PackedQkv => self.heads[0] + 2 * self.heads[1],
+            _ => self.heads[0] + self.heads[1],
+        };
+        heads * self.head_dim * self.tokens * self.dtype.size()
+    }
+
+    /// q and k in one buffer, from element 0.
+    pub fn layouts(&self) -> [Layout; 2] {
+        let Self { order, heads: [q, k], head_dim, tokens, .. } = *self;
+        let behind_q = q * head_dim * tokens;
+        match order {
+            Order::Thd => {
+                [Layout::thd(tokens, q, head_dim), Layout::thd(tokens, k, head_dim).at(behind_q)]
+            }
+            Order::Bhsd => [
+                Layout::bhsd(1, q, tokens, head_dim),
+                Layout::bhsd(1, k, tokens, head_dim).at(behind_q),
+            ],
+            Order::PackedQkv => {
+                let strides = [0, (q + 2 * k) * head_dim, head_dim];
+                [
+                    Layout::thd(tokens, q, head_dim).with_strides(strides),
+                    Layout::thd(tokens, k, head_dim).with_strides(strides).at(q * head_dim),
+                ]
+            }
+        }
+    }
+}
+
+pub fn all() -> Vec<Case> {
+    let base = Case {
+        op: Op::Rotate,
+        dtype: Dtype::BF16,
+        pairing: Pairing::HalfSplit,
+        order: Order::Thd,
+        heads: [32, 8],
+        head_dim: 128,
+        rotary_dim: 128,
+        tokens: 1,
+    };
+    let mut cases = Vec::new();
+    for heads in [[32, 8], [32, 32]] {
+        for tokens in [1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 32_768, 131_072] {
+            cases.push(Case { heads, tokens, ..base });
+        }
+    }
+    for tokens in [1, 128, 4096, 32_768] {
+        let base = Case { tokens, ..base };
+        cases.extend([
+            Case { dtype: Dtype::F16, ..base },
+            Case { dtype: Dtype::F32, ..base },
+            Case { pairing: Pairing::Interleaved, ..base },
+            Case { order: Order::Bhsd, ..base },
+            Case { order: Order::PackedQkv, ..base },
+            Case { head_dim: 64, rotary_dim: 64, ..base },
+            Case { head_dim: 256, rotary_dim: 256, ..base },
+            Case { head_dim: 96, rotary_dim: 96, ..base },
+            Case { head_dim: 80, rotary_dim: 20, ..base },
+            Case { rotary_dim: 64, ..base },
+            Case { heads: [71, 1], head_dim: 64, rotary_dim: 64, ..base },
+            Case { heads: [128, 1], ..base },
+            Case { op: Op::Inverse, ..base },
+            Case { op: Op::OutOfPlace, ..base },
+            Case { op: Op::CosSin, ..base },
+        ]);
+    }
+    cases
+}

@@ -1,0 +1,87 @@
+//! The GPU benches, and their rows as a table of ratios.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{Result, run, tools};
+
+/// Runs the GPU and CPU benches; the rows go to `target/bench.json`, the ratios to the terminal.
+pub fn bench() -> Result<()> {
+    let nvcc = tools::nvcc()?;
+    let file = run::root().join("target/bench.json");
+    if tools::gpu().is_some() {
+        run::step("GPU: graph replays against the memory limit (several minutes)");
+        let mut command = run::cargo(&["bench", "--features", "bench", "--bench", "gpu"]);
+        nvcc.put_in(&mut command);
+        run::check(command.env("CONDENSED_ROPE_BENCH_JSON", &file))?;
+        table(&file.display().to_string())?;
+        println!("\npython3 benches/peers.py {} adds HF's flow and Liger", file.display());
+    } else {
+        println!("no GPU benches: nvidia-smi finds no device");
+    }
+    run::step("CPU backend");
+    let mut command = run::cargo(&["bench", "--bench", "cpu"]);
+    nvcc.put_in(&mut command);
+    run::check(&mut command)
+}
+
+/// Peers, in the order of their columns.
+const PEERS: [&str; 5] = ["candle", "liger", "hf_eager", "compile", "compile_with_angles"];
+
+/// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
+pub fn table(path: &str) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let rows: Vec<Value> =
+        serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
+    let mut cases: BTreeMap<(String, u64), BTreeMap<String, f64>> = BTreeMap::new();
+    let mut bytes = BTreeMap::new();
+    for row in &rows {
+        let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
+        let number = |key: &str| row[key].as_u64().unwrap_or(0);
+        let case = format!(
+            "{} {} {} {} {}+{} x {}/{} {}",
+            text("op"),
+            text("dtype"),
+            text("pairing"),
+            text("layout"),
+            number("q_heads"),
+            number("kv_heads"),
+            number("rotary_dim"),
+            number("head_dim"),
+            text("cache")
+        );
+        let key = (case, number("tokens"));
+        let pdl = if row["pdl"] == true { "+pdl" } else { "" };
+        let us = row["median_us"]
+            .as_f64()
+            .ok_or_else(|| format!("{path}: a row without a time: {row}"))?;
+        bytes.insert(key.clone(), number("bytes"));
+        cases.entry(key).or_default().insert(text("impl") + pdl, us);
+    }
+    let mut last = String::new();
+    for ((case, tokens), times) in &cases {
+        if *case != last {
+            println!("\n{case}");
+            print!(
+                "{:>9}{:>10}{:>10}{:>10}{:>12}{:>12}",
+                "tokens", "ours us", "GB/s", "limit us", "ours/limit", "pdl/limit"
+            );
+            println!("{}", PEERS.map(|peer| format!("{:>21}", format!("{peer}/ours"))).concat());
+            last.clone_from(case);
+        }
+        let ratio = |a: &str, b: &str| match (times.get(a), times.get(b)) {
+            (Some(a), Some(b)) => format!("{:.3}", a / b),
+            _ => "-".to_owned(),
+        };
+        let time = |name: &str| times.get(name).map_or("-".to_owned(), |us| format!("{us:.2}"));
+        let moved = bytes[&(case.clone(), *tokens)] as f64;
+        let speed =
+            times.get("ours").map_or("-".to_owned(), |us| format!("{:.0}", moved / us / 1e3));
+        print!("{tokens:>9}{:>10}{speed:>10}{:>10}", time("ours"), time("limit"));
+        print!("{:>12}{:>12}", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
+        println!("{}", PEERS.map(|peer| format!("{:>21}", ratio(peer, "ours"))).concat());
+    }
+    Ok(())
+}
