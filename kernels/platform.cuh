@@ -26,7 +26,16 @@ ROPE_FN float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
 ROPE_FN uint32_t bits_of_float(float f) { return __float_as_uint(f); }
 ROPE_FN uint32_t mul_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
+using StepPair = ulonglong2;
+// Memory that nothing writes while the kernel runs: through the read-only path.
+ROPE_FN StepPair load_steady(const StepPair* address) { return __ldg(address); }
+
 #else
+
+struct alignas(16) StepPair {
+    uint64_t x, y;
+};
+ROPE_FN StepPair load_steady(const StepPair* address) { return *address; }
 
 ROPE_FN float fma_rn(float a, float b, float c) { return fmaf(a, b, c); }
 ROPE_FN float mul_rn(float a, float b) { return a * b; }

@@ -29,7 +29,7 @@ struct Tensor {
     uint32_t heads;
     // Channels around the rotated ones that a copy out of place carries along; 0 in place.
     uint32_t rest_before, rest_after;
-    uint32_t reserved;
+    uint32_t in_place;  // 1: dst and its strides are those of src
 };
 
 struct Request {
@@ -64,20 +64,19 @@ struct Angles {
     float sin[PAIRS], cos[PAIRS];
 
     ROPE_FN void load_steps(const uint64_t* steps, uint32_t first) {
-#ifdef __CUDACC__
+        // Two at a time where there are two: 16-byte loads.
         if constexpr (PAIRS % 2 == 0) {
-            const ulonglong2* from = reinterpret_cast<const ulonglong2*>(steps + first);
+            const StepPair* from = reinterpret_cast<const StepPair*>(steps + first);
 #pragma unroll
             for (int i = 0; i < PAIRS / 2; ++i) {
-                const ulonglong2 two = __ldg(from + i);
+                const StepPair two = load_steady(from + i);
                 step[2 * i] = two.x;
                 step[2 * i + 1] = two.y;
             }
-            return;
-        }
-#endif
+        } else {
 #pragma unroll
-        for (int i = 0; i < PAIRS; ++i) step[i] = steps[first + i];
+            for (int i = 0; i < PAIRS; ++i) step[i] = steps[first + i];
+        }
     }
 
     ROPE_FN void turn_to(uint64_t position, float cos_factor, float sin_factor) {
@@ -117,26 +116,36 @@ struct Share {
     Group group[HEADS];
     uint32_t first;  // head
     const char* src;
+    int64_t src_step;  // bytes from one of the thread's heads to the next
 
-    ROPE_FN void load(const Request& request, const Tensor& tensor, const Place& place,
-                      uint32_t slice, const Thread& at) {
+    // Addresses, which need not wait for anything.
+    ROPE_FN void take(const Tensor& tensor, const Place& place, uint32_t slice, const Thread& at) {
         first = slice * HEADS * at.rows + at.y;
         src = tensor.src + (place.b * tensor.src_batch + place.s * tensor.src_token +
                             first * tensor.src_head);
-        const int64_t step = at.rows * tensor.src_head;
+        src_step = at.rows * tensor.src_head;
+    }
+
+    ROPE_FN void load(const Request& request, const Tensor& tensor, const Place& place,
+                      const Thread& at) {
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * at.rows < tensor.heads) {
-                group[i].load(src + (place.lane + i * step), request.partner);
+                group[i].load(src + (place.lane + i * src_step), request.partner);
             }
         }
     }
 
     ROPE_FN void rotate(const Request& request, const Tensor& tensor, const Place& place,
                         const Angles<Group::PAIRS>& angles, const Thread& at) {
-        char* dst = tensor.dst + (place.b * tensor.dst_batch + place.s * tensor.dst_token +
-                                  first * tensor.dst_head);
-        const int64_t step = at.rows * tensor.dst_head;
+        // In place there is nothing left to work out between sine and cosine and the stores.
+        char* dst = const_cast<char*>(src);
+        int64_t dst_step = src_step;
+        if (!tensor.in_place) {
+            dst = tensor.dst + (place.b * tensor.dst_batch + place.s * tensor.dst_token +
+                                first * tensor.dst_head);
+            dst_step = at.rows * tensor.dst_head;
+        }
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * at.rows >= tensor.heads) break;
@@ -145,20 +154,21 @@ struct Share {
                 x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
                 y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
             });
-            group[i].store(dst + (place.lane + i * step), request.partner);
+            group[i].store(dst + (place.lane + i * dst_step), request.partner);
         }
         if (tensor.rest_before + tensor.rest_after != 0) {
             for (int i = 0; i < HEADS && first + i * at.rows < tensor.heads; ++i) {
-                copy_rest<Element>(tensor, request.pairs, src + i * at.rows * tensor.src_head,
-                                   dst + i * step, at);
+                copy_rest<Element>(tensor, request.pairs, src + i * src_step, dst + i * dst_step, at);
             }
         }
     }
 };
 
-// A thread's work from end to end: `load` issues the loads of its shares, `rotate` finishes them.
-template <int PAIRS, class Load, class Rotate>
-ROPE_FN void rotate_place(const Request& request, const Thread& at, Load load, Rotate rotate) {
+// A thread's work from end to end: `take` works out its shares' addresses, `load` issues their loads,
+// `rotate` finishes them.
+template <int PAIRS, class Take, class Load, class Rotate>
+ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, Load load,
+                          Rotate rotate) {
     Place place;
     place.t = at.block_x * at.lanes + at.z;
     if (place.t >= request.tokens) return;
@@ -169,6 +179,7 @@ ROPE_FN void rotate_place(const Request& request, const Thread& at, Load load, R
 
     Angles<PAIRS> angles;
     angles.load_steps(request.steps, pair);
+    take(place);
     // Sine and cosine hide behind the loads; or, where positions were ready long ago, behind the
     // kernel before, whose q and k are still to come.
     const bool early = request.overlap == POSITIONS_READY;
@@ -198,7 +209,8 @@ ROPE_FN void rotate_apart_thread(const Request& request, const Thread& at) {
     const uint32_t slice = at.block_y - (is_k ? request.q_slices : 0);
     Share<Element, JOINED, BYTES, HEADS> share;
     rotate_place<PAIRS>(
-        request, at, [&](const Place& place) { share.load(request, tensor, place, slice, at); },
+        request, at, [&](const Place& place) { share.take(tensor, place, slice, at); },
+        [&](const Place& place) { share.load(request, tensor, place, at); },
         [&](const Place& place, const Angles<PAIRS>& angles) {
             share.rotate(request, tensor, place, angles, at);
         });
@@ -215,8 +227,12 @@ ROPE_FN void rotate_together_thread(const Request& request, const Thread& at) {
     rotate_place<PAIRS>(
         request, at,
         [&](const Place& place) {
-            q.load(request, q_tensor, place, at.block_y, at);
-            k.load(request, k_tensor, place, at.block_y, at);
+            q.take(q_tensor, place, at.block_y, at);
+            k.take(k_tensor, place, at.block_y, at);
+        },
+        [&](const Place& place) {
+            q.load(request, q_tensor, place, at);
+            k.load(request, k_tensor, place, at);
         },
         [&](const Place& place, const Angles<PAIRS>& angles) {
             q.rotate(request, q_tensor, place, angles, at);

@@ -403,6 +403,47 @@ fn ropes_are_shared_between_threads_and_streams() {
     });
 }
 
+/// Capturing on one thread is not disturbed by ropes that come, work and go on another.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn ropes_come_and_go_while_another_thread_captures() {
+    let gpu = Gpu::get();
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: everything on this thread is on one stream, in order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
+    let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let given = noise::<bf16>(2 * 3 * 128, 8);
+    let mut q = stream.clone_htod(&given).expect("a copy");
+    // cudarc waits for the whole context when the first stream is made, which a capture forbids.
+    let theirs = gpu.stream();
+    stream.synchronize().expect("done");
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("captures");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..20 {
+                let other = gpu.rope(&frequencies, Pairing::HalfSplit);
+                let given = noise::<bf16>(2 * 3 * 128, round);
+                let mut q = theirs.clone_htod(&given).expect("a copy");
+                let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+                other.rotate(&theirs, heads, None, Positions::from(7)).expect("a valid call");
+                drop(other); // perhaps before its launch has run
+                let got = theirs.clone_dtoh(&q).expect("a copy");
+                assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
+            }
+        });
+    });
+    let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+    rope.rotate(&stream, heads, None, Positions::from(7)).expect("the capture goes on");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    graph.launch().expect("a replay");
+    let got = stream.clone_dtoh(&q).expect("a copy");
+    assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
+}
+
 /// A chain of overlapping launches on one stream, eager and as a graph: each rotation's positions are
 /// written by the kernel just before it, and its q by the rotation before that.
 #[test]

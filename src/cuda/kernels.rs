@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, CudaFunction, DriverError, result};
 use cudarc::nvrtc::Ptx;
@@ -73,7 +74,8 @@ pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
 
 /// Device memory that is there before anything can use it and goes when nothing can any more.
 ///
-/// Not a `CudaSlice`: that one waits on events, which a stream under capture must not do.
+/// Not a `CudaSlice`, which waits on events, as a stream under capture must not; and nothing here waits
+/// for the whole context, which would break a capture on another thread.
 #[derive(Debug)]
 pub(super) struct Steps {
     pub address: u64,
@@ -88,20 +90,24 @@ impl Steps {
         // SAFETY: the context is current; the memory is written before it is read.
         let address = unsafe { result::malloc_sync(bytes) }.map_err(allocating(bytes, &doing))?;
         let buffer = Self { address, context: context.clone() };
-        // SAFETY: `address` is an allocation of this many bytes.
-        unsafe { result::memcpy_htod_sync(address, steps) }.map_err(&doing)?;
-        // From pageable memory the copy may still be under way, on a stream that others do not
-        // wait for.
-        context.synchronize().map_err(&doing)?;
+        let stream = result::stream::create(StreamKind::NonBlocking).map_err(&doing)?;
+        // SAFETY: `address` is an allocation of this many bytes, and `steps` outlives the wait below.
+        let copied = unsafe { result::memcpy_htod_async(address, steps, stream) };
+        // SAFETY: the stream was just created.
+        let finished = unsafe { result::stream::synchronize(stream) };
+        // SAFETY: nobody else has the stream.
+        let destroyed = unsafe { result::stream::destroy(stream) };
+        copied.and(finished).and(destroyed).map_err(&doing)?;
         Ok(buffer)
     }
 }
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        // A launch may still be reading. A refusal here has nobody to go to; the context keeps it.
-        self.context.record_err(self.context.synchronize());
-        // SAFETY: `upload` allocated it, and work that was submitted has finished.
+        // A refusal here has nobody to go to; the context keeps it.
+        self.context.record_err(self.context.bind_to_thread());
+        // SAFETY: `upload` allocated it. A launch may still be reading: cuMemFree waits for work that
+        // was submitted, as it says of memory that is not from a stream's pool.
         self.context.record_err(unsafe { result::free_sync(self.address) });
     }
 }

@@ -14,7 +14,7 @@ pub struct Tensor {
     pub heads: u32,
     pub rest_before: u32,
     pub rest_after: u32,
-    pub reserved: u32,
+    pub in_place: u32,
 }
 
 #[repr(C)]
@@ -124,7 +124,7 @@ impl Tensor {
             heads: layout.heads as u32,
             rest_before: if source.is_some() { layout.rotary_offset as u32 } else { 0 },
             rest_after: if source.is_some() { rest as u32 } else { 0 },
-            reserved: 0,
+            in_place: source.is_none().into(),
         }
     }
 
