@@ -66,6 +66,32 @@ pub(crate) trait Indices {
 }
 
 impl<I> Positions<I> {
+    /// The same positions over borrowed buffers.
+    pub fn as_ref(&self) -> Positions<&I> {
+        match self {
+            Self::Ids(ids) => Positions::Ids(ids),
+            Self::SharedIds(ids) => Positions::SharedIds(ids),
+            Self::From(start) => Positions::From(*start),
+            Self::Starts(starts) => Positions::Starts(starts),
+            Self::Ragged { cu_seqlens, starts } => {
+                Positions::Ragged { cu_seqlens, starts: starts.as_ref() }
+            }
+        }
+    }
+
+    /// The same positions over other buffers: from host slices to device memory, say.
+    pub fn map<J>(self, mut f: impl FnMut(I) -> J) -> Positions<J> {
+        match self {
+            Self::Ids(ids) => Positions::Ids(f(ids)),
+            Self::SharedIds(ids) => Positions::SharedIds(f(ids)),
+            Self::From(start) => Positions::From(start),
+            Self::Starts(starts) => Positions::Starts(f(starts)),
+            Self::Ragged { cu_seqlens, starts } => {
+                Positions::Ragged { cu_seqlens: f(cu_seqlens), starts: starts.map(f) }
+            }
+        }
+    }
+
     /// The buffers are as long as `[batch, seq]` tokens need.
     pub(crate) fn check(&self, batch: usize, seq: usize) -> Result<()>
     where

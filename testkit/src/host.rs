@@ -64,28 +64,12 @@ fn heads<T: TestElement>(operand: &mut Operand<T>) -> RawHeads {
     }
 }
 
-/// The addresses of borrowed index values.
-fn addresses(positions: Positions<cpu::Ids<'_>>) -> Positions<RawIds> {
-    fn ids(ids: cpu::Ids<'_>) -> RawIds {
-        match ids {
-            cpu::Ids::I32(ids) => {
-                RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: false }
-            }
-            cpu::Ids::I64(ids) => {
-                RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: true }
-            }
-            _ => panic!("a width of ids that the tests do not know"),
-        }
-    }
-    match positions {
-        Positions::Ids(values) => Positions::Ids(ids(values)),
-        Positions::SharedIds(values) => Positions::SharedIds(ids(values)),
-        Positions::From(start) => Positions::From(start),
-        Positions::Starts(values) => Positions::Starts(ids(values)),
-        Positions::Ragged { cu_seqlens, starts } => {
-            Positions::Ragged { cu_seqlens: ids(cu_seqlens), starts: starts.map(ids) }
-        }
-        _ => panic!("a kind of positions that the tests do not know"),
+/// The address of borrowed index values.
+fn address(ids: cpu::Ids<'_>) -> RawIds {
+    match ids {
+        cpu::Ids::I32(ids) => RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: false },
+        cpu::Ids::I64(ids) => RawIds { address: ids.as_ptr() as u64, len: ids.len(), wide: true },
+        _ => panic!("a width of ids that the tests do not know"),
     }
 }
 
@@ -137,7 +121,7 @@ impl Backend for KernelOnHost {
         };
         check_raw(&q, k.as_ref(), call.frequencies.rotary_dim())?;
         in_bounds(&call.q.layout, &call.q.buffer, "q")?;
-        let positions = addresses(borrow(&call.positions));
+        let positions = borrow(&call.positions).map(address);
         let spec = self.spec(&call.frequencies, call.pairing, call.inverse, &steps);
         run(Launch::rotation(&spec, &q, k.as_ref(), &positions)?);
         Ok(())

@@ -1,0 +1,164 @@
+//! Graphs and overlapping launches: what a stream sees, and when.
+
+use condensed_rope::cuda::cudarc::driver::{CudaSlice, sys};
+use condensed_rope::cuda::{self, Heads, Overlap, Rope};
+use condensed_rope::{Frequencies, Layout, Pairing, Positions, cpu};
+use half::bf16;
+use testkit::call::noise;
+
+use crate::gpu::{Gpu, bits, on_cpu};
+
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn a_replayed_graph_sees_changed_positions() {
+    // A context of its own: its buffers must not wait on events while a stream is captured.
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: everything below is on one stream, in order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    let frequencies =
+        Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
+    let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let (tokens, heads) = (5, 4);
+    let given = noise::<bf16>(tokens * heads * 128, 1);
+    let mut q = stream.clone_htod(&given).expect("a copy");
+    let mut ids = stream.clone_htod(&[0i64; 5]).expect("a copy");
+    stream.synchronize().expect("done");
+
+    stream
+        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .expect("captures");
+    let layout = Layout::thd(tokens, heads, 128);
+    rope.rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+        .expect("a call under capture allocates nothing and waits for nothing");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+
+    for positions in [[0i64, 1, 2, 3, 4], [16_383, 70_000, -9, 1 << 31, 12]] {
+        stream.memcpy_htod(&given, &mut q).expect("a copy");
+        stream.memcpy_htod(&positions, &mut ids).expect("a copy");
+        graph.launch().expect("a replay");
+        let got = stream.clone_dtoh(&q).expect("a copy");
+        assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given.clone(), heads, &positions)));
+    }
+}
+/// Capturing on one thread is not disturbed by ropes that come, work and go on another.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn ropes_come_and_go_while_another_thread_captures() {
+    let gpu = Gpu::get();
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: everything on this thread is on one stream, in order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
+    let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let given = noise::<bf16>(2 * 3 * 128, 8);
+    let mut q = stream.clone_htod(&given).expect("a copy");
+    // cudarc waits for the whole context when the first stream is made, which a capture forbids.
+    let theirs = gpu.stream();
+    stream.synchronize().expect("done");
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("captures");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..20 {
+                let other = gpu.rope(&frequencies, Pairing::HalfSplit);
+                let given = noise::<bf16>(2 * 3 * 128, round);
+                let mut q = theirs.clone_htod(&given).expect("a copy");
+                let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+                other.rotate(&theirs, heads, None, Positions::from(7)).expect("a valid call");
+                drop(other); // perhaps before its launch has run
+                let got = theirs.clone_dtoh(&q).expect("a copy");
+                assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
+            }
+        });
+    });
+    let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+    rope.rotate(&stream, heads, None, Positions::from(7)).expect("the capture goes on");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    graph.launch().expect("a replay");
+    let got = stream.clone_dtoh(&q).expect("a copy");
+    assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
+}
+
+/// A chain of overlapping launches on one stream, eager and as a graph: each rotation's positions are
+/// written by the kernel just before it, and its q by the rotation before that.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn overlapping_launches_see_what_the_kernel_before_wrote() {
+    const ROUNDS: usize = 200;
+    let (tokens, heads) = (64, 4);
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: everything below is on one stream, in order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
+    let plain = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let rope = plain.overlapping(Overlap::Launch);
+    let all: Vec<i32> = (0..(ROUNDS * tokens) as i32).map(|i| i * 7919 % 100_000).collect();
+    let given = noise::<bf16>(tokens * heads * 128, 1);
+    let given_ids = stream.clone_htod(&all).expect("a copy");
+    let mut ids = stream.alloc_zeros::<i32>(tokens).expect("device memory");
+    let mut q = stream.clone_htod(&given).expect("a copy");
+
+    // Turning by position 0 copies bits: the kernel that writes positions is one of ours.
+    let copy =
+        plain.with(&Frequencies::new(2, 1.0).expect("valid"), Pairing::HalfSplit).expect("room");
+    let copy = copy.overlapping(Overlap::Launch);
+    // One position, zero, for a batch of pairs.
+    let words = Layout::bshd(tokens / 2, 1, 1, 2);
+    let zeros = stream.alloc_zeros::<i32>(1).expect("device memory");
+    let run = |ids: &mut CudaSlice<i32>, q: &mut CudaSlice<bf16>| {
+        for round in 0..ROUNDS {
+            // SAFETY: any bits are an f32, and small integers are subnormal ones, which are kept.
+            let from = unsafe { given_ids.transmute::<f32>(ROUNDS * tokens) }.expect("as long");
+            // SAFETY: as above.
+            let to = unsafe { ids.transmute_mut::<f32>(tokens) }.expect("as long");
+            let heads_of_ids = Heads::out_of_place(from, words.at(round * tokens), to, words);
+            copy.rotate(&stream, heads_of_ids, None, Positions::shared_ids(&zeros)).expect("valid");
+            let heads = Heads::in_place(&mut *q, Layout::thd(tokens, heads, 128));
+            rope.rotate(&stream, heads, None, Positions::ids(&*ids)).expect("valid");
+        }
+    };
+    let mut expected = given.clone();
+    for round in all.chunks(tokens) {
+        let round: Vec<i64> = round.iter().map(|&id| id.into()).collect();
+        expected = on_cpu(&frequencies, expected, heads, &round);
+    }
+    run(&mut ids, &mut q);
+    assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected), "eager");
+
+    stream.memcpy_htod(&given, &mut q).expect("a copy");
+    stream.synchronize().expect("done");
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("captures");
+    run(&mut ids, &mut q);
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    graph.launch().expect("a replay");
+    assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected), "as a graph");
+    // Positions that were written long ago may be read at once.
+    let early = plain.overlapping(Overlap::PositionsReady);
+    stream.memcpy_htod(&given, &mut q).expect("a copy");
+    let ready = stream.clone_htod(&all[..tokens]).expect("a copy");
+    stream.synchronize().expect("done");
+    for rope in [&early, &early.inverse(), &early] {
+        let heads = Heads::in_place(&mut q, Layout::thd(tokens, heads, 128));
+        rope.rotate(&stream, heads, None, Positions::ids(&ready)).expect("valid");
+    }
+    let first: Vec<i64> = all[..tokens].iter().map(|&id| id.into()).collect();
+    let there = on_cpu(&frequencies, given.clone(), heads, &first);
+    let mut back = there.clone();
+    cpu::Rope::new(&frequencies, Pairing::HalfSplit)
+        .inverse()
+        .rotate(
+            cpu::Heads::in_place(&mut back, Layout::thd(tokens, heads, 128)),
+            None,
+            Positions::ids(&first),
+        )
+        .expect("valid");
+    let expected = on_cpu(&frequencies, back, heads, &first);
+    assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected), "positions ready");
+}

@@ -1,0 +1,198 @@
+//! The CUDA backend as the suites' backend: calls uploaded, run and fetched back.
+
+use std::sync::{Arc, LazyLock};
+
+use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
+use condensed_rope::cuda::{self, Heads, Ids, Rope, View, ViewMut};
+use condensed_rope::{Frequencies, Layout, Pairing, Positions, Result, cpu};
+use half::bf16;
+use testkit::call::TestElement;
+use testkit::{Backend, Call, Operand, Values};
+
+/// Device 0, with the kernels loaded once for all tests.
+pub struct Gpu {
+    pub context: Arc<CudaContext>,
+    pub rope: Rope,
+}
+
+impl Gpu {
+    pub fn get() -> &'static Self {
+        static GPU: LazyLock<Gpu> = LazyLock::new(|| {
+            let context = cuda::context(0).expect("a CUDA device");
+            let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
+            let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+            Gpu { context, rope }
+        });
+        &GPU
+    }
+
+    pub fn rope(&self, frequencies: &Frequencies, pairing: Pairing) -> Rope {
+        self.rope.with(frequencies, pairing).expect("room for the steps")
+    }
+
+    pub fn stream(&self) -> Arc<CudaStream> {
+        self.context.new_stream().expect("a stream")
+    }
+}
+
+/// Elements of any type, in device memory.
+pub struct Buffer {
+    bytes: CudaSlice<u8>,
+    len: usize,
+}
+
+impl Buffer {
+    fn upload<T: TestElement>(stream: &Arc<CudaStream>, values: &[T]) -> Self {
+        // SAFETY: elements are plain numbers, so their bytes are initialised.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
+        };
+        // An empty allocation is refused by the driver.
+        let mut slice = stream.alloc_zeros(bytes.len().max(1)).expect("device memory");
+        stream.memcpy_htod(bytes, &mut slice).expect("a copy");
+        Self { bytes: slice, len: values.len() }
+    }
+
+    fn download<T: TestElement>(&self, stream: &Arc<CudaStream>, values: &mut [T]) {
+        let bytes = stream.clone_dtoh(&self.bytes).expect("a copy");
+        assert!(size_of_val(values) <= bytes.len());
+        // SAFETY: as many bytes as the elements have, and any bits are a number.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                values.as_mut_ptr().cast(),
+                size_of_val(values),
+            );
+        }
+    }
+
+    fn view<T>(&self) -> View<'_, T> {
+        // SAFETY: the bytes are those of `len` numbers.
+        unsafe { self.bytes.transmute(self.len) }.expect("long enough").into()
+    }
+
+    fn view_mut<T>(&mut self) -> ViewMut<'_, T> {
+        // SAFETY: the bytes are those of `len` numbers.
+        unsafe { self.bytes.transmute_mut(self.len) }.expect("long enough").into()
+    }
+}
+
+/// An operand in device memory: the target, and the source if there is one.
+pub struct OnDevice {
+    target: Buffer,
+    layout: Layout,
+    source: Option<(Buffer, Layout)>,
+}
+
+impl OnDevice {
+    fn upload<T: TestElement>(stream: &Arc<CudaStream>, operand: &Operand<T>) -> Self {
+        Self {
+            target: Buffer::upload(stream, &operand.buffer),
+            layout: operand.layout,
+            source: operand
+                .source
+                .as_ref()
+                .map(|(buffer, from)| (Buffer::upload(stream, buffer), *from)),
+        }
+    }
+
+    fn heads<T: TestElement>(&mut self) -> Heads<'_, T> {
+        match &self.source {
+            None => Heads::in_place(self.target.view_mut(), self.layout),
+            Some((source, from)) => {
+                Heads::out_of_place(source.view::<T>(), *from, self.target.view_mut(), self.layout)
+            }
+        }
+    }
+}
+
+/// Index values in device memory.
+pub enum IdsOnDevice {
+    I32(CudaSlice<i32>),
+    I64(CudaSlice<i64>),
+}
+
+impl IdsOnDevice {
+    fn upload(stream: &Arc<CudaStream>, values: &Values) -> Self {
+        match values {
+            Values::I32(values) => Self::I32(stream.clone_htod(values).expect("a copy")),
+            Values::I64(values) => Self::I64(stream.clone_htod(values).expect("a copy")),
+        }
+    }
+
+    fn ids(&self) -> Ids<'_> {
+        match self {
+            Self::I32(slice) => slice.into(),
+            Self::I64(slice) => slice.into(),
+        }
+    }
+}
+
+impl Backend for &Gpu {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn budget(&self) -> usize {
+        1 << 20
+    }
+
+    fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
+        let stream = self.stream();
+        let rope = self.rope(&call.frequencies, call.pairing);
+        let rope = if call.inverse { rope.inverse() } else { rope };
+        let mut q = OnDevice::upload(&stream, &call.q);
+        let mut k = call.k.as_ref().map(|k| OnDevice::upload(&stream, k));
+        let uploaded = call.positions.as_ref().map(|values| IdsOnDevice::upload(&stream, values));
+        let positions = uploaded.as_ref().map(IdsOnDevice::ids);
+        match call.packed_k {
+            Some(layout) => {
+                let buffer = q.target.view_mut::<T>();
+                rope.rotate_packed(&stream, buffer, call.q.layout, layout, positions)?;
+            }
+            None => {
+                rope.rotate::<T>(&stream, q.heads(), k.as_mut().map(OnDevice::heads), positions)?
+            }
+        }
+        q.target.download(&stream, &mut call.q.buffer);
+        if let (Some(k), Some(to)) = (&k, &mut call.k) {
+            k.target.download(&stream, &mut to.buffer);
+        }
+        Ok(())
+    }
+
+    fn cos_sin<T: TestElement>(
+        &self,
+        frequencies: &Frequencies,
+        pairing: Pairing,
+        start: i64,
+        cos: &mut [T],
+        sin: &mut [T],
+    ) -> Result<()> {
+        let stream = self.stream();
+        let [mut on_cos, mut on_sin] = [&*cos, &*sin].map(|values| Buffer::upload(&stream, values));
+        let rope = self.rope(frequencies, pairing);
+        rope.cos_sin(&stream, start, on_cos.view_mut::<T>(), on_sin.view_mut::<T>())?;
+        on_cos.download(&stream, cos);
+        on_sin.download(&stream, sin);
+        Ok(())
+    }
+}
+
+pub fn bits(values: &[bf16]) -> Vec<u16> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// `rows` of q, `[tokens, heads, 128]`, as the CPU rotates them.
+pub fn on_cpu(
+    frequencies: &Frequencies,
+    mut rows: Vec<bf16>,
+    heads: usize,
+    ids: &[i64],
+) -> Vec<bf16> {
+    let layout = Layout::thd(ids.len(), heads, 128);
+    cpu::Rope::new(frequencies, Pairing::HalfSplit)
+        .rotate(cpu::Heads::in_place(&mut rows, layout), None, Positions::ids(ids))
+        .expect("a valid call");
+    rows
+}
