@@ -68,7 +68,16 @@ pub fn table(path: &str) -> Result<()> {
                 "{:>9}{:>10}{:>10}{:>10}{:>12}{:>12}",
                 "tokens", "ours us", "GB/s", "limit us", "ours/limit", "pdl/limit"
             );
-            println!("{}", PEERS.map(|peer| format!("{:>21}", format!("{peer}/ours"))).concat());
+            println!(
+                "{}",
+                PEERS
+                    .map(|peer| format!(
+                        "{:>width$}",
+                        format!("{peer}/ours"),
+                        width = peer.len() + 8
+                    ))
+                    .concat()
+            );
             last.clone_from(case);
         }
         let ratio = |a: &str, b: &str| match (times.get(a), times.get(b)) {
@@ -81,7 +90,12 @@ pub fn table(path: &str) -> Result<()> {
             times.get("ours").map_or("-".to_owned(), |us| format!("{:.0}", moved / us / 1e3));
         print!("{tokens:>9}{:>10}{speed:>10}{:>10}", time("ours"), time("limit"));
         print!("{:>12}{:>12}", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
-        println!("{}", PEERS.map(|peer| format!("{:>21}", ratio(peer, "ours"))).concat());
+        println!(
+            "{}",
+            PEERS
+                .map(|peer| format!("{:>width$}", ratio(peer, "ours"), width = peer.len() + 8))
+                .concat()
+        );
     }
     Ok(())
 }
