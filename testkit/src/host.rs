@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::sync::Mutex;
 
 use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, Request, Spec, check_raw};
-use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Result, cpu};
+use condensed_rope::{Error, Frequencies, Layout, Pairing, Result, cpu};
 
 use crate::backend::{Backend, borrow};
 use crate::call::{Call, Operand, TestElement};
