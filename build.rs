@@ -32,6 +32,8 @@ mod kernels {
         println!("cargo:rerun-if-changed=kernels");
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let sources = sources();
+        let is_kernel = |path: &&PathBuf| path.extension().is_some_and(|e| e == "cu");
+        let kernels: Vec<PathBuf> = sources.iter().filter(is_kernel).cloned().collect();
 
         if env::var_os("DOCS_RS").is_some() {
             // Documentation needs the names, not the code.
@@ -39,9 +41,7 @@ mod kernels {
             for architecture in ARCHITECTURES {
                 let folder = folder.join(format!("sm_{architecture}"));
                 fs::create_dir_all(&folder).expect("OUT_DIR is writable");
-                for source in
-                    sources.iter().filter(|path| path.extension().is_some_and(|e| e == "cu"))
-                {
+                for source in &kernels {
                     let name = Path::new(source.file_name().expect("a file")).with_extension("ptx");
                     fs::write(folder.join(name), "").expect("OUT_DIR is writable");
                 }
@@ -73,13 +73,8 @@ mod kernels {
         let folder = out.join(format!("kernels-{:016x}", hasher.finish()));
 
         for architecture in ARCHITECTURES {
-            let sources = sources.iter().filter(|path| path.extension().is_some_and(|e| e == "cu"));
-            compile(
-                sources.cloned().collect(),
-                architecture,
-                folder.join(format!("sm_{architecture}")),
-                root,
-            );
+            let out_dir = folder.join(format!("sm_{architecture}"));
+            compile(kernels.clone(), architecture, out_dir, root);
         }
         if let Some(source) = BENCH {
             println!("cargo:rerun-if-changed={source}");

@@ -74,7 +74,7 @@ pub(crate) fn check_packed(q: &Extent, k: &Extent, rotary_dim: usize) -> Result<
 }
 
 /// The slices of a cos/sin table hold the same whole number of rows.
-pub(crate) fn check_table(cos: usize, sin: usize, rotary_dim: usize) -> Result<usize> {
+pub fn check_table(cos: usize, sin: usize, rotary_dim: usize) -> Result<usize> {
     let rows = cos / rotary_dim;
     if !cos.is_multiple_of(rotary_dim) {
         return Err(Error::OutOfBounds {

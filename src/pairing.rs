@@ -28,8 +28,8 @@ impl Direction {
         }
     }
 
-    /// The factors on cos and sin that turn this way.
-    pub(crate) fn factors(self, factor: f32) -> (f32, f32) {
+    /// The factors on cos and on sin that turn this way, given the frequencies' factor.
+    pub fn factors(self, factor: f32) -> (f32, f32) {
         match self {
             Self::Forward => (factor, factor),
             Self::Inverse => (factor, -factor),

@@ -11,7 +11,7 @@ use cudarc::driver::{
 use super::buffers::{Heads, Ids, ViewMut, check_context};
 use super::kernels::{Kernels, Steps, allocating, driver};
 use crate::heads::{self, Extent};
-use crate::kernel::{Entry, Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
+use crate::kernel::{Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
 use crate::{
     CondensedRotaryEmbedding, CosSin, Direction, Element, Error, Frequencies, Layout, Pairing,
     Positions, Result, trace,
@@ -106,7 +106,7 @@ impl Rope {
         let function = self.kernels.function(launch.geometry.entry, launch.variant).cu_function();
         let (grid, block) = (launch.geometry.grid, launch.geometry.block);
         let mut arguments = [(&raw mut launch.request).cast::<c_void>()];
-        if launch.request.overlap == Overlap::None || launch.geometry.entry == Entry::CosSin {
+        if launch.request.overlap == Overlap::None {
             // SAFETY: the kernel takes one `Request` by value; checks and geometry keep its threads
             // within the tensors, which the caller promised are valid.
             return unsafe {
@@ -224,7 +224,7 @@ impl Rope {
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::rotate_raw");
         let (q, k) = (q.without_own_source(), k.map(RawHeads::without_own_source));
-        check_raw(&q, k.as_ref(), self.rotary_dim)?;
+        check_raw(&q, k.as_ref(), &positions, self.rotary_dim)?;
         let launch = Launch::rotation(&self.spec(), &q, k.as_ref(), &positions)?;
         self.context().bind_to_thread().map_err(driver("binding the context"))?;
         // SAFETY: the caller's promise, and the checks above.

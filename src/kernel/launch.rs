@@ -28,7 +28,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A rotation whose tensors passed the checks; `None` where there is nothing to rotate.
+    /// A rotation whose tensors and positions passed the checks; `None` where there is nothing to
+    /// rotate.
     pub fn rotation(
         spec: &Spec,
         q: &RawHeads,
@@ -36,7 +37,6 @@ impl Launch {
         positions: &Positions<RawIds>,
     ) -> Result<Option<Self>> {
         let [batch, seq, ..] = q.layout.shape();
-        positions.check(batch, seq)?;
         let positions = PositionSource::new(positions, seq)?;
         let tensor = |heads: &RawHeads| {
             let source = heads.source.as_ref().map(|(address, layout)| (*address, layout));
@@ -71,7 +71,9 @@ impl Launch {
             return Ok(None);
         }
         let positions = PositionSource::new(&Positions::From(start), rows)?;
-        Ok(Some(Self::new(spec, dtype, tensors, positions, [rows, rows], |width| {
+        // The table's kernels wait for nobody.
+        let spec = Spec { overlap: Overlap::None, ..*spec };
+        Ok(Some(Self::new(&spec, dtype, tensors, positions, [rows, rows], |width| {
             Geometry::table(width, rows)
         })))
     }

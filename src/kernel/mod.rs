@@ -8,6 +8,7 @@ mod launch;
 mod raw;
 mod request;
 
+pub use crate::heads::check_table;
 pub use geometry::Geometry;
 pub use launch::{Launch, Spec};
 pub use raw::{RawHeads, RawIds, check_raw};

@@ -107,8 +107,14 @@ fn check_alignment(tensor: &'static str, address: Address, size: usize) -> Resul
     }
 }
 
-/// Every check of tensors by address: shapes, strides, types, alignment, overlap.
-pub fn check_raw(q: &RawHeads, k: Option<&RawHeads>, rotary_dim: usize) -> Result<()> {
+/// Every check of tensors and positions by address: shapes, strides, types, alignment, overlap,
+/// lengths.
+pub fn check_raw(
+    q: &RawHeads,
+    k: Option<&RawHeads>,
+    positions: &Positions<RawIds>,
+    rotary_dim: usize,
+) -> Result<()> {
     let extents = [q.extent(Extent::q), k.unwrap_or(q).extent(Extent::k)];
     heads::check(&extents[0], k.map(|_| &extents[1]), rotary_dim)?;
     let tensors = [Some(q), k];
@@ -119,7 +125,8 @@ pub fn check_raw(q: &RawHeads, k: Option<&RawHeads>, rotary_dim: usize) -> Resul
         }
         heads.check_alignment(extent)?;
     }
-    check_all_disjoint(&tensors, &extents)
+    check_all_disjoint(&tensors, &extents)?;
+    positions.check(q.layout.batch, q.layout.seq)
 }
 
 /// No tensor that is written shares memory with another one.

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, c_char, c_int};
 use std::sync::Mutex;
 
-use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, Request, Spec, check_raw};
-use condensed_rope::{Error, Frequencies, Layout, Pairing, Result, cpu};
+use condensed_rope::kernel::{
+    Launch, Overlap, RawHeads, RawIds, Request, Spec, check_raw, check_table,
+};
+use condensed_rope::{Direction, Error, Frequencies, Layout, Pairing, Result, cpu};
 
 use crate::backend::{Backend, borrow};
 use crate::call::{Call, Operand, TestElement};
@@ -81,12 +83,12 @@ impl KernelOnHost {
         inverse: bool,
         steps: &Steps,
     ) -> Spec {
-        let factor = frequencies.factor();
+        let direction = if inverse { Direction::Inverse } else { Direction::Forward };
         Spec {
             steps: steps.0.as_ptr() as u64,
             rotary_dim: frequencies.rotary_dim(),
             pairing,
-            factors: (factor, if inverse { -factor } else { factor }),
+            factors: direction.factors(frequencies.factor()),
             multiprocessors: self.multiprocessors,
             overlap: self.overlap,
         }
@@ -119,9 +121,9 @@ impl Backend for KernelOnHost {
             }
             None => call.k.as_mut().map(heads),
         };
-        check_raw(&q, k.as_ref(), call.frequencies.rotary_dim())?;
-        in_bounds(&call.q.layout, &call.q.buffer, "q")?;
         let positions = borrow(&call.positions).map(address);
+        check_raw(&q, k.as_ref(), &positions, call.frequencies.rotary_dim())?;
+        in_bounds(&call.q.layout, &call.q.buffer, "q")?;
         let spec = self.spec(&call.frequencies, call.pairing, call.inverse, &steps);
         run(Launch::rotation(&spec, &q, k.as_ref(), &positions)?);
         Ok(())
@@ -136,15 +138,7 @@ impl Backend for KernelOnHost {
         sin: &mut [T],
     ) -> Result<()> {
         let steps = Steps::of(frequencies);
-        let dim = frequencies.rotary_dim();
-        let rows = cos.len() / dim;
-        for (tensor, given, needed) in
-            [("cos", cos.len(), cos.len().div_ceil(dim) * dim), ("sin", sin.len(), cos.len())]
-        {
-            if given != needed {
-                return Err(Error::OutOfBounds { tensor, needed, given });
-            }
-        }
+        let rows = check_table(cos.len(), sin.len(), frequencies.rotary_dim())?;
         let spec = self.spec(frequencies, pairing, false, &steps);
         let to = [cos.as_mut_ptr() as u64, sin.as_mut_ptr() as u64];
         run(Launch::table(&spec, T::DTYPE, to, start, rows)?);
