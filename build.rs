@@ -1,4 +1,7 @@
-//! Compiles `kernels/*.cu` to PTX with nvcc, where the `cuda` feature is on.
+//! Compiles `kernels/*.cu` with nvcc, where the `cuda` feature is on: to PTX for two architectures, to
+//! machine code for every generation of devices that the toolkit knows, and all of it into one fat
+//! binary a source, of which the driver takes what fits. Without machine code a first load would wait
+//! a second or more for the driver's compiler.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -19,14 +22,20 @@ mod kernels {
     const BENCH: Option<&str> =
         if cfg!(feature = "bench") { Some("benches/limit.cu") } else { None };
 
-    /// A baseline for every device the CUDA 13 toolkit knows, and Hopper.
+    /// PTX: a baseline for every device the CUDA 13 toolkit knows, and Hopper.
     const ARCHITECTURES: [usize; 2] = [75, 90];
+
+    /// Machine code, and the PTX that it is made of: the first of each generation, whose code runs on
+    /// the others. Newer ones compile the newest PTX.
+    const MACHINES: [(usize, usize); 5] = [(75, 75), (80, 75), (90, 90), (100, 90), (120, 90)];
 
     /// No contraction: the sources say which operations are fused. Never fast-math.
     const FLAGS: [&str; 3] = ["-std=c++17", "-O3", "--fmad=false"];
 
     pub fn build() {
-        for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "DOCS_RS", "NVCC_CCBIN"] {
+        for variable in
+            ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH", "DOCS_RS", "NVCC_CCBIN", "FLASHINFER"]
+        {
             println!("cargo:rerun-if-env-changed={variable}");
         }
         println!("cargo:rerun-if-changed=kernels");
@@ -38,13 +47,9 @@ mod kernels {
         if env::var_os("DOCS_RS").is_some() {
             // Documentation needs the names, not the code.
             let folder = out.join("docs");
-            for architecture in ARCHITECTURES {
-                let folder = folder.join(format!("sm_{architecture}"));
-                fs::create_dir_all(&folder).expect("OUT_DIR is writable");
-                for source in &kernels {
-                    let name = Path::new(source.file_name().expect("a file")).with_extension("ptx");
-                    fs::write(folder.join(name), "").expect("OUT_DIR is writable");
-                }
+            fs::create_dir_all(&folder).expect("OUT_DIR is writable");
+            for source in &kernels {
+                fs::write(folder.join(named(source, "fatbin")), "").expect("OUT_DIR is writable");
             }
             println!("cargo:rustc-env=CONDENSED_ROPE_KERNELS={}", folder.display());
             return;
@@ -65,7 +70,7 @@ mod kernels {
         // bindgen_cuda compares times of `.cu` files only, so everything else that a PTX depends
         // on goes into its folder's name.
         let mut hasher = DefaultHasher::new();
-        (FLAGS, &version).hash(&mut hasher);
+        (FLAGS, MACHINES, &version).hash(&mut hasher);
         for source in sources.iter().cloned().chain(BENCH.map(PathBuf::from)) {
             (&source, fs::read(&source).expect("the crate's own files are readable"))
                 .hash(&mut hasher);
@@ -76,9 +81,16 @@ mod kernels {
             let out_dir = folder.join(format!("sm_{architecture}"));
             compile(kernels.clone(), architecture, out_dir, root);
         }
+        let known = known_machines(&nvcc);
+        for source in &kernels {
+            assemble(source, &folder, bin, &known);
+        }
         if let Some(source) = BENCH {
             println!("cargo:rerun-if-changed={source}");
             compile(vec![source.into()], 90, folder.join("bench"), root);
+        }
+        if cfg!(feature = "peers") {
+            flashinfer(&folder, root);
         }
         println!("cargo:rustc-env=CONDENSED_ROPE_KERNELS={}", folder.display());
     }
@@ -98,6 +110,89 @@ mod kernels {
         }
         if let Err(error) = builder.build_ptx() {
             fail(&format!("nvcc could not compile the kernels: {error:?}"));
+        }
+    }
+
+    fn named(source: &Path, extension: &str) -> PathBuf {
+        Path::new(source.file_name().expect("a file")).with_extension(extension)
+    }
+
+    /// Those of [`MACHINES`] that this toolkit can assemble for.
+    fn known_machines(nvcc: &Path) -> Vec<(usize, usize)> {
+        let output = Command::new(nvcc).arg("--list-gpu-code").output().expect("nvcc ran before");
+        let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let known = |machine: usize| listed.lines().any(|line| line == format!("sm_{machine}"));
+        MACHINES.into_iter().filter(|&(machine, _)| known(machine)).collect()
+    }
+
+    /// One fat binary of all PTX and machine code of a source.
+    fn assemble(source: &Path, folder: &Path, bin: &Path, machines: &[(usize, usize)]) {
+        let fatbin = folder.join(named(source, "fatbin"));
+        if fatbin.exists() {
+            return;
+        }
+        let ptx = |architecture: usize| {
+            folder.join(format!("sm_{architecture}")).join(named(source, "ptx"))
+        };
+        let image = |kind: &str, architecture: usize, file: &Path| {
+            format!("--image3=kind={kind},sm={architecture},file={}", file.display())
+        };
+        let mut images = ARCHITECTURES.map(|a| image("ptx", a, &ptx(a))).to_vec();
+        let assemblers = machines.iter().map(|&(machine, architecture)| {
+            let cubin = folder.join(named(source, &format!("sm_{machine}.cubin")));
+            images.push(image("elf", machine, &cubin));
+            let mut ptxas = Command::new(bin.join("ptxas"));
+            ptxas.arg(format!("-arch=sm_{machine}")).arg(ptx(architecture)).arg("-o").arg(cubin);
+            ptxas.spawn()
+        });
+        for assembler in assemblers.collect::<Vec<_>>() {
+            let status = assembler.and_then(|mut process| process.wait());
+            if !status.is_ok_and(|status| status.success()) {
+                fail(&format!("ptxas could not assemble {}", source.display()));
+            }
+        }
+        let whole = fatbin.with_extension("part");
+        let mut fatbinary = Command::new(bin.join("fatbinary"));
+        fatbinary
+            .arg(format!("--create={}", whole.display()))
+            .args(["-64", "--compress-mode=size"]);
+        if !fatbinary.args(images).status().is_ok_and(|status| status.success()) {
+            fail(&format!("fatbinary could not collect {}", source.display()));
+        }
+        fs::rename(whole, fatbin).expect("OUT_DIR is writable");
+    }
+
+    /// FlashInfer's rotation, with FlashInfer's own flags, linked into the benches.
+    fn flashinfer(folder: &Path, root: &Path) {
+        const SOURCE: &str = "benches/flashinfer.cu";
+        println!("cargo:rerun-if-changed={SOURCE}");
+        let Some(data) = env::var_os("FLASHINFER").map(PathBuf::from) else {
+            fail("the `peers` feature needs FLASHINFER: the folder flashinfer/data of its wheel");
+        };
+        // Its headers ask for a newer CCCL than CUDA 13.0 has, which its wheel brings along.
+        let include = |path: &str| -> &'static str {
+            let flag = format!("-I{}", data.join(path).display());
+            flag.leak()
+        };
+        let library = folder.join("libflashinfer_rope.a");
+        let mut builder = bindgen_cuda::Builder::default()
+            .kernel_paths(vec![SOURCE])
+            .compute_cap(90)
+            .out_dir(folder)
+            .arg("-std=c++17")
+            .arg("-O3")
+            .arg(include("include"))
+            .arg(include("cccl/libcudacxx/include"))
+            .arg(include("cccl/thrust"))
+            .arg(include("cccl/cub"));
+        builder.cuda_root(root);
+        builder.build_lib(&library);
+        println!("cargo:rustc-link-arg-benches={}", library.display());
+        for folder in ["lib64", "lib"].map(|name| root.join(name)) {
+            println!("cargo:rustc-link-arg-benches=-L{}", folder.display());
+        }
+        for library in ["cudart_static", "stdc++", "rt", "pthread", "dl"] {
+            println!("cargo:rustc-link-arg-benches=-l{library}");
         }
     }
 

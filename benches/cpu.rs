@@ -1,31 +1,35 @@
-//! LongChat-7b-16k's rotation at several lengths on the CPU backend: `cargo bench --bench cpu`.
+//! LongChat-7b-16k's rotation on the CPU backend: `cargo bench --bench cpu`. With the `peers` feature
+//! also candle-nn's CPU `rope` and HF's flow in eager tch, which are given cos and sin.
 
-use condensed_rope::{Frequencies, Layout, Pairing, Positions, cpu};
+use std::time::Duration;
+
+use condensed_rope::{Element, Frequencies, Layout, Pairing, Positions, cpu};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
 
 const HEADS: usize = 32;
 const HEAD_DIM: usize = 128;
+const TOKENS: [usize; 3] = [1, 128, 2048];
 
 fn frequencies() -> Frequencies {
     Frequencies::new(HEAD_DIM, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid")
 }
 
 /// q and k, each read once and written once.
-fn bytes(tokens: usize) -> Throughput {
-    Throughput::Bytes((2 * 2 * tokens * HEADS * HEAD_DIM * size_of::<bf16>()) as u64)
+fn bytes<T>(tokens: usize) -> Throughput {
+    Throughput::Bytes((2 * 2 * tokens * HEADS * HEAD_DIM * size_of::<T>()) as u64)
 }
 
-fn on_cpu(criterion: &mut Criterion) {
+fn ours<T: Element>(criterion: &mut Criterion, one: T) {
     let rope = cpu::Rope::new(&frequencies(), Pairing::HalfSplit);
-    let mut group = criterion.benchmark_group("cpu");
+    let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
     group.sample_size(20);
-    for tokens in [1, 128, 2048] {
+    for tokens in TOKENS {
         let layout = Layout::thd(tokens, HEADS, HEAD_DIM);
-        let mut q = vec![bf16::from_f32(1.5); tokens * HEADS * HEAD_DIM];
+        let mut q = vec![one; tokens * HEADS * HEAD_DIM];
         let mut k = q.clone();
-        group.throughput(bytes(tokens));
-        group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| {
+        group.throughput(bytes::<T>(tokens));
+        group.bench_function(BenchmarkId::new("ours", tokens), |bencher| {
             bencher.iter(|| {
                 let q = cpu::Heads::in_place(&mut q, layout);
                 let k = cpu::Heads::in_place(&mut k, layout);
@@ -35,5 +39,75 @@ fn on_cpu(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, on_cpu);
+fn on_cpu(criterion: &mut Criterion) {
+    ours(criterion, bf16::from_f32(1.5));
+    ours(criterion, 1.5f32);
+    #[cfg(feature = "peers")]
+    peers::on_cpu(criterion);
+}
+
+/// As long as what is compared with is kind to them: contiguous `[batch, heads, seq, dim]`, tables made
+/// before.
+#[cfg(feature = "peers")]
+mod peers {
+    use candle_core::{DType, Device, Tensor};
+    use tch::{Kind, Tensor as TchTensor};
+
+    use super::*;
+
+    pub fn on_cpu(criterion: &mut Criterion) {
+        candle::<bf16>(criterion, DType::BF16);
+        candle::<f32>(criterion, DType::F32);
+        tch_eager::<bf16>(criterion, Kind::BFloat16);
+        tch_eager::<f32>(criterion, Kind::Float);
+    }
+
+    fn candle<T: Element>(criterion: &mut Criterion, dtype: DType) {
+        let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
+        group.sample_size(20);
+        for tokens in TOKENS {
+            let new = |shape: &[usize]| {
+                Tensor::full(1.5f32, shape, &Device::Cpu)
+                    .and_then(|tensor| tensor.contiguous()?.to_dtype(dtype))
+                    .expect("a tensor")
+            };
+            let (q, k) = (new(&[1, HEADS, tokens, HEAD_DIM]), new(&[1, HEADS, tokens, HEAD_DIM]));
+            let (cos, sin) = (new(&[tokens, HEAD_DIM / 2]), new(&[tokens, HEAD_DIM / 2]));
+            group.throughput(bytes::<T>(tokens));
+            group.bench_function(BenchmarkId::new("candle", tokens), |bencher| {
+                bencher.iter(|| {
+                    let rope = |x| candle_nn::rotary_emb::rope(x, &cos, &sin).expect("a rotation");
+                    (rope(&q), rope(&k))
+                });
+            });
+        }
+    }
+
+    fn tch_eager<T: Element>(criterion: &mut Criterion, kind: Kind) {
+        let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
+        group.sample_size(20);
+        for tokens in TOKENS {
+            let new = |heads: usize| {
+                let shape = [1, heads, tokens, HEAD_DIM].map(|size| size as i64);
+                TchTensor::full(shape, 1.5, (kind, tch::Device::Cpu))
+            };
+            let (q, k, cos, sin) = (new(HEADS), new(HEADS), new(1), new(1));
+            group.throughput(bytes::<T>(tokens));
+            group.bench_function(BenchmarkId::new("tch eager", tokens), |bencher| {
+                bencher.iter(|| {
+                    let rotate = |x| condensed_rope::tch::rotate_by_table(x, &cos, &sin);
+                    (rotate(&q), rotate(&k))
+                });
+            });
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(1));
+    targets = on_cpu
+}
 criterion_main!(benches);

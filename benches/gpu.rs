@@ -9,6 +9,10 @@
 mod cases;
 #[path = "gpu/device.rs"]
 mod device;
+#[path = "gpu/limit.rs"]
+mod limit;
+#[path = "gpu/peers.rs"]
+mod peers;
 #[path = "gpu/row.rs"]
 mod row;
 
@@ -23,7 +27,7 @@ fn main() {
         .measurement_time(Duration::from_millis(150))
         .without_plots()
         .configure_from_args();
-    let mut device = match device::Device::open() {
+    let device = match device::Device::open() {
         Ok(device) => device,
         Err(error) => return println!("no GPU benches: {error}"),
     };

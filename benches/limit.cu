@@ -3,33 +3,53 @@
 #include <cuda_bf16.h>
 #include <stdint.h>
 
-// Reads and writes `vectors` 16-byte vectors, VECTORS a thread; the value changes, so that no store
-// can be left out.
-template <int VECTORS>
-__device__ __forceinline__ void copy(uint4* data, uint64_t vectors) {
+// Reads and writes vectors, VECTORS a thread; the value changes, so that no store can be left out.
+// `place` says where vector i lies.
+template <class Vector, int VECTORS, bool READS, class Place>
+__device__ __forceinline__ void copy(uint64_t vectors, Place place) {
     const uint64_t first = static_cast<uint64_t>(blockIdx.x) * blockDim.x * VECTORS + threadIdx.x;
-    uint4 value[VECTORS];
+    Vector value[VECTORS] = {};
+    Vector* address[VECTORS];
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
         const uint64_t at = first + static_cast<uint64_t>(i) * blockDim.x;
-        if (at < vectors) value[i] = data[at];
+        address[i] = at < vectors ? place(at) : nullptr;
+        if (READS && address[i] != nullptr) value[i] = *address[i];
     }
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
-        const uint64_t at = first + static_cast<uint64_t>(i) * blockDim.x;
         value[i].x ^= 1;
-        if (at < vectors) data[at] = value[i];
+        if (address[i] != nullptr) *address[i] = value[i];
     }
 }
 
-#define COPY(VECTORS)                                                                            \
-    extern "C" __global__ void __launch_bounds__(1024) copy_##VECTORS(uint4* data, uint64_t n) { \
-        copy<VECTORS>(data, n);                                                                  \
+#define BOUNDED extern "C" __global__ void __launch_bounds__(1024)
+
+// One run of memory, read and written; or written only.
+#define RUN(VECTORS)                                                                           \
+    BOUNDED copy_##VECTORS(uint4* data, uint64_t n) {                                          \
+        copy<uint4, VECTORS, true>(n, [&](uint64_t i) { return data + i; });                   \
+    }                                                                                          \
+    BOUNDED fill_##VECTORS(uint4* data, uint64_t n) {                                          \
+        copy<uint4, VECTORS, false>(n, [&](uint64_t i) { return data + i; });                  \
     }
-COPY(1)
-COPY(2)
-COPY(4)
-COPY(8)
+RUN(1)
+RUN(2)
+RUN(4)
+RUN(8)
+
+// Runs of `row` vectors, `pitch` vectors from one to the next: 8-byte vectors, as a row may need.
+#define ROWS(VECTORS)                                                                          \
+    BOUNDED rows_##VECTORS(uint2* data, uint64_t n, uint32_t row, uint32_t pitch) {            \
+        copy<uint2, VECTORS, true>(n, [&](uint64_t i) {                                        \
+            const uint32_t at = static_cast<uint32_t>(i);                                      \
+            return data + (static_cast<uint64_t>(at / row) * pitch + at % row);                \
+        });                                                                                    \
+    }
+ROWS(1)
+ROWS(2)
+ROWS(4)
+ROWS(8)
 
 extern "C" __global__ void empty() {}
 

@@ -1,7 +1,7 @@
 //! The rotary step of LongChat-7b-16k: 16384 tokens of 32 + 32 heads of 128, bf16, positions divided
 //! by 8. On the GPU where there is one, else on the CPU backend; checked against f64.
 //!
-//! `cargo xtask demo`, or `cargo run --release --example longchat`.
+//! `cargo xtask demo`, or `cargo run --release --example longchat [TOKENS]`.
 
 use std::error::Error;
 use std::time::Instant;
@@ -11,24 +11,22 @@ use half::bf16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const TOKENS: usize = 16_384;
 const HEADS: usize = 32;
 const HEAD_DIM: usize = 128;
-const LAYOUT: Layout = Layout::thd(TOKENS, HEADS, HEAD_DIM);
-/// Each of q and k is read once and written once.
-const BYTES: f64 = (2 * 2 * TOKENS * HEADS * HEAD_DIM * size_of::<bf16>()) as f64;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let tokens =
+        std::env::args().nth(1).map_or(Ok(16_384), |argument| argument.parse::<usize>())?;
     let frequencies = Frequencies::new(HEAD_DIM, 10_000.0)?.condensed(8.0)?;
     let mut rng = StdRng::seed_from_u64(0);
     let mut tensor = || -> Vec<bf16> {
-        let len = TOKENS * HEADS * HEAD_DIM;
+        let len = tokens * HEADS * HEAD_DIM;
         (0..len).map(|_| bf16::from_f32(rng.random_range(-3.0..3.0))).collect()
     };
     let (q, k) = (tensor(), tensor());
 
     println!(
-        "LongChat-7b-16k: q and k of [{TOKENS}, {HEADS}, {HEAD_DIM}] bf16, base 10000, ratio 8"
+        "LongChat-7b-16k: q and k of [{tokens}, {HEADS}, {HEAD_DIM}] bf16, base 10000, ratio 8"
     );
     let run = match on_gpu(&frequencies, &q, &k)? {
         Some(run) => run,
@@ -40,15 +38,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         (error, rounding) = (error.max(worst.0), rounding.max(worst.1));
     }
     println!("  {:<24}{}", "ran on", run.device);
-    println!("  {:<24}{TOKENS}", "tokens");
+    println!("  {:<24}{tokens}", "tokens");
     println!("  {:<24}{:.1} us (median of {})", "time", run.seconds * 1e6, run.repeats);
-    println!("  {:<24}{:.0} GB/s read and written", "bandwidth", BYTES / run.seconds / 1e9);
+    // Each of q and k is read once and written once.
+    let bytes = (4 * q.len() * size_of::<bf16>()) as f64;
+    println!("  {:<24}{:.0} GB/s read and written", "bandwidth", bytes / run.seconds / 1e9);
     println!("  {:<24}{error:.2e} of {} values", "largest error vs f64", 2 * q.len());
     println!(
         "  {:<24}{rounding:.2e}, half a unit in the last place of bf16 there",
         "of which rounding"
     );
     Ok(())
+}
+
+/// Of q, or k, with as many values.
+fn layout(values: usize) -> Layout {
+    Layout::thd(values / (HEADS * HEAD_DIM), HEADS, HEAD_DIM)
 }
 
 /// What came out, and how long it took.
@@ -68,9 +73,10 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 fn on_cpu(frequencies: &Frequencies, q: &[bf16], k: &[bf16]) -> Result<Run, Box<dyn Error>> {
     const REPEATS: usize = 5;
     let rope = cpu::Rope::new(frequencies, Pairing::HalfSplit);
+    let layout = layout(q.len());
     let rotate = |q: &mut [bf16], k: &mut [bf16]| {
-        let heads = cpu::Heads::in_place(q, LAYOUT);
-        rope.rotate(heads, Some(cpu::Heads::in_place(k, LAYOUT)), Positions::from(0))
+        let heads = cpu::Heads::in_place(q, layout);
+        rope.rotate(heads, Some(cpu::Heads::in_place(k, layout)), Positions::from(0))
     };
     let (mut out_q, mut out_k) = (q.to_vec(), k.to_vec());
     let mut seconds = Vec::new();
@@ -113,8 +119,9 @@ fn on_gpu(
     let stream = context.default_stream();
     let rope = cuda::Rope::new(&context, frequencies, Pairing::HalfSplit)?;
     let (mut on_q, mut on_k) = (stream.clone_htod(q)?, stream.clone_htod(k)?);
+    let layout = layout(q.len());
     let rotate = |rope: &cuda::Rope, q: &mut CudaSlice<bf16>, k: &mut CudaSlice<bf16>| {
-        let (q, k) = (Heads::in_place(q, LAYOUT), Heads::in_place(k, LAYOUT));
+        let (q, k) = (Heads::in_place(q, layout), Heads::in_place(k, layout));
         rope.rotate(&stream, q, Some(k), Positions::from(0))
     };
     // The first call is the one that is checked; the others are timed, there and back.
@@ -142,7 +149,7 @@ fn largest_error(frequencies: &Frequencies, before: &[bf16], after: &[bf16]) -> 
     let inv_freq: Vec<f64> = frequencies.inv_freq().collect();
     let half = HEAD_DIM / 2;
     let mut worst = (0.0, 0.0);
-    for t in 0..TOKENS {
+    for t in 0..before.len() / (HEADS * HEAD_DIM) {
         let turns: Vec<(f64, f64)> = inv_freq.iter().map(|f| (t as f64 * f).sin_cos()).collect();
         for h in 0..HEADS {
             let row = (t * HEADS + h) * HEAD_DIM;

@@ -25,7 +25,7 @@ ROPE_FN void cos_sin_thread(const Request& request, const Thread& at) {
     angles.load_steps(request.steps, pair);
     angles.turn_to(request.positions.position(t, 0, t), request.cos_factor, request.sin_factor);
 
-    const int64_t lane = pair * request.pair_stride;
+    const uint32_t lane = pair * request.pair_stride;
     const auto put = [&](const Tensor& table, const float (&values)[Group::PAIRS]) {
         Group group = {};
         group.map([&](int j, float& x, float& y) { x = y = values[j]; });

@@ -153,11 +153,11 @@ struct Pairs {
 
     Raw<BYTES> raw[VECTORS];
 
-    ROPE_FN void load(const char* address, int64_t partner) {
+    ROPE_FN void load(const char* address, uint32_t partner) {
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i) raw[i] = rope::load<BYTES>(address + i * partner);
     }
-    ROPE_FN void store(char* address, int64_t partner) const {
+    ROPE_FN void store(char* address, uint32_t partner) const {
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i) rope::store<BYTES>(address + i * partner, raw[i]);
     }

@@ -34,7 +34,7 @@ ROPE_FN SinCos sin_cos(uint64_t phase) {
     c = fma_rn(v, c, -0x1.3bd3ccp+0f);
     c = fma_rn(v, c, 1.0f);
 
-    const bool odd = (nearest & 0x40000000u) != 0;
+    const bool odd = static_cast<int32_t>(nearest << 1) < 0;
     const float sin_abs = odd ? c : s;
     const float cos_abs = odd ? s : c;
     const uint32_t sin_sign = nearest & 0x80000000u;

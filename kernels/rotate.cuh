@@ -40,12 +40,11 @@ struct Request {
     uint32_t tokens;      // below 2^31
     uint32_t pairs;       // half the rotated channels
     uint32_t q_slices;    // q and k apart: blocks in y that work on q; the others work on k
-    int64_t pair_stride;  // bytes from one pair's first channel to the next one's
-    int64_t partner;      // bytes from a pair's first channel to its second
+    uint32_t pair_stride;  // bytes from one pair's first channel to the next one's
+    uint32_t partner;      // bytes from a pair's first channel to its second
     float cos_factor;     // the scaling's factor
     float sin_factor;     // the same, negative to rotate backwards
     uint32_t overlap;     // with the kernel before: an Overlap
-    uint32_t reserved;
 };
 
 // How much of the kernel before may still be running (programmatic dependent launch).
@@ -55,7 +54,7 @@ enum Overlap : uint32_t {
     POSITIONS_READY = 2,  // the same, and it does not write positions
 };
 
-static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 272, "src/kernel/request.rs mirrors these");
+static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 264, "src/kernel/request.rs mirrors these");
 
 // Sine and cosine of PAIRS neighbouring pairs at one position.
 template <int PAIRS>
@@ -105,7 +104,7 @@ ROPE_FN void copy_rest(const Tensor& tensor, uint32_t pairs, const char* src, ch
 // Where a thread works: its token, and its pairs.
 struct Place {
     uint32_t t, b, s;  // token of the launch, sequence, token of the sequence
-    int64_t lane;      // bytes from a row's first rotated channel to this thread's first pair
+    uint32_t lane;     // bytes from a row's first rotated channel to this thread's first pair
 };
 
 // HEADS heads of one tensor at one place: every `rows`-th from the thread's own on.
@@ -114,24 +113,23 @@ struct Share {
     using Group = Pairs<Element, JOINED, BYTES>;
 
     Group group[HEADS];
-    uint32_t first;  // head
-    const char* src;
+    uint32_t first;    // head
+    const char* src;   // the thread's first pair of it
     int64_t src_step;  // bytes from one of the thread's heads to the next
 
     // Addresses, which need not wait for anything.
     ROPE_FN void take(const Tensor& tensor, const Place& place, uint32_t slice, const Thread& at) {
         first = slice * HEADS * at.rows + at.y;
         src = tensor.src + (place.b * tensor.src_batch + place.s * tensor.src_token +
-                            first * tensor.src_head);
+                            first * tensor.src_head + place.lane);
         src_step = at.rows * tensor.src_head;
     }
 
-    ROPE_FN void load(const Request& request, const Tensor& tensor, const Place& place,
-                      const Thread& at) {
+    ROPE_FN void load(const Request& request, const Tensor& tensor, const Thread& at) {
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * at.rows < tensor.heads) {
-                group[i].load(src + (place.lane + i * src_step), request.partner);
+                group[i].load(src + i * src_step, request.partner);
             }
         }
     }
@@ -143,7 +141,7 @@ struct Share {
         int64_t dst_step = src_step;
         if (!tensor.in_place) {
             dst = tensor.dst + (place.b * tensor.dst_batch + place.s * tensor.dst_token +
-                                first * tensor.dst_head);
+                                first * tensor.dst_head + place.lane);
             dst_step = at.rows * tensor.dst_head;
         }
 #pragma unroll
@@ -154,11 +152,12 @@ struct Share {
                 x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
                 y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
             });
-            group[i].store(dst + (place.lane + i * dst_step), request.partner);
+            group[i].store(dst + i * dst_step, request.partner);
         }
         if (tensor.rest_before + tensor.rest_after != 0) {
             for (int i = 0; i < HEADS && first + i * at.rows < tensor.heads; ++i) {
-                copy_rest<Element>(tensor, request.pairs, src + i * src_step, dst + i * dst_step, at);
+                copy_rest<Element>(tensor, request.pairs, src + (i * src_step - place.lane),
+                                   dst + (i * dst_step - place.lane), at);
             }
         }
     }
@@ -188,14 +187,14 @@ ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, L
             let_downstream_launch();
             wait_for_upstream();
         }
-        load(place);
+        load();
     }
     angles.turn_to(request.positions.position(place.t, place.b, place.s), request.cos_factor,
                    request.sin_factor);
     if (early) {
         let_downstream_launch();
         wait_for_upstream();
-        load(place);
+        load();
     }
     rotate(place, angles);
 }
@@ -210,7 +209,7 @@ ROPE_FN void rotate_apart_thread(const Request& request, const Thread& at) {
     Share<Element, JOINED, BYTES, HEADS> share;
     rotate_place<PAIRS>(
         request, at, [&](const Place& place) { share.take(tensor, place, slice, at); },
-        [&](const Place& place) { share.load(request, tensor, place, at); },
+        [&] { share.load(request, tensor, at); },
         [&](const Place& place, const Angles<PAIRS>& angles) {
             share.rotate(request, tensor, place, angles, at);
         });
@@ -230,14 +229,24 @@ ROPE_FN void rotate_together_thread(const Request& request, const Thread& at) {
             q.take(q_tensor, place, at.block_y, at);
             k.take(k_tensor, place, at.block_y, at);
         },
-        [&](const Place& place) {
-            q.load(request, q_tensor, place, at);
-            k.load(request, k_tensor, place, at);
+        [&] {
+            q.load(request, q_tensor, at);
+            k.load(request, k_tensor, at);
         },
         [&](const Place& place, const Angles<PAIRS>& angles) {
             q.rotate(request, q_tensor, place, angles, at);
             k.rotate(request, k_tensor, place, angles, at);
         });
+}
+
+// Q heads of q together with K heads of k; or, where K is 0, Q heads of either.
+template <class Element, bool JOINED, int BYTES, int Q, int K>
+ROPE_FN void rotate_thread(const Request& request, const Thread& at) {
+    if constexpr (K == 0) {
+        rotate_apart_thread<Element, JOINED, BYTES, Q>(request, at);
+    } else {
+        rotate_together_thread<Element, JOINED, BYTES, Q, K>(request, at);
+    }
 }
 
 }  // namespace rope

@@ -173,16 +173,19 @@ impl Layout {
     /// Two nested views of one buffer share no element, as far as can be shown: either one ends
     /// before the other starts, or both repeat with one stride and share nothing within a period.
     pub(crate) fn disjoint(&self, other: &Self) -> bool {
+        // A dimension of size one repeats nothing.
         let repeating = |layout: &Self| {
-            let mut dims = layout.dims().to_vec();
-            dims.retain(|(size, _)| *size > 1);
-            dims
+            let mut dims = layout.dims();
+            dims.sort_by_key(|&(size, _)| size <= 1);
+            let count = dims.iter().filter(|&&(size, _)| size > 1).count();
+            (dims, count)
         };
+        let ((a, a_count), (b, b_count)) = (repeating(self), repeating(other));
         self.is_empty()
             || other.is_empty()
             || spans_disjoint(
-                (self.offset, self.head_dim, &repeating(self)),
-                (other.offset, other.head_dim, &repeating(other)),
+                (self.offset, self.head_dim, &a[..a_count]),
+                (other.offset, other.head_dim, &b[..b_count]),
             )
     }
 

@@ -85,6 +85,22 @@ impl Case {
         channels * self.tokens * self.dtype.size()
     }
 
+    /// Bytes of a run of memory that moves as a whole, and from one such run to the next; the same
+    /// number where one run is all.
+    pub fn runs(&self) -> (usize, usize) {
+        let size = self.dtype.size();
+        if self.op != Op::CosSin && self.rotary_dim != self.head_dim {
+            return (self.rotary_dim * size, self.head_dim * size);
+        }
+        let [q, k] = self.heads;
+        match self.order {
+            Order::PackedQkv => {
+                ((q + k) * self.head_dim * size, (q + 2 * k) * self.head_dim * size)
+            }
+            _ => (self.footprint(), self.footprint()),
+        }
+    }
+
     /// Bytes of memory that one call works on, sources not counted.
     pub fn footprint(&self) -> usize {
         let heads = match self.order {

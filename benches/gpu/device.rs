@@ -1,4 +1,4 @@
-//! Graph replays of one case on a device, ours and what it is measured against.
+//! Graph replays on a device, and our own calls.
 
 use std::error::Error;
 use std::ffi::c_void;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use condensed_rope::cuda::cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtrMut, result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtrMut, result, sys,
 };
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Overlap, RawHeads, RawIds, Rope};
@@ -15,9 +15,11 @@ use criterion::Criterion;
 use half::bf16;
 
 use crate::cases::{Case, Op, Order};
+use crate::limit::Limit;
+use crate::peers;
 use crate::row::Rows;
 
-const LIMIT: &str = include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/bench/limit.ptx"));
+const KERNELS: &str = include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/bench/limit.ptx"));
 /// What "rotating" walks over, at least.
 const ROTATING: usize = 400 << 20;
 const MOST_LAUNCHES: usize = 8192;
@@ -25,6 +27,8 @@ const MOST_LAUNCHES: usize = 8192;
 const HOT: usize = 44 << 20;
 const POOL: usize = 6 << 30;
 const MOST_TOKENS: usize = 131_072;
+/// Room for peers' tables: f32 of 256 channels.
+const TABLES: usize = MOST_TOKENS * 256 * 4;
 
 pub struct Device {
     context: Arc<CudaContext>,
@@ -32,13 +36,37 @@ pub struct Device {
     rope: Rope,
     pool: u64,
     ids: u64,
-    limit: Vec<(usize, CudaFunction)>,
+    ids_i32: u64,
+    limit: Limit,
     empty: CudaFunction,
     candle: CudaFunction,
-    _memory: (CudaSlice<u8>, CudaSlice<i64>),
+    _memory: (CudaSlice<u8>, CudaSlice<i64>, CudaSlice<i32>),
 }
 
 type Launch<'a> = dyn Fn(usize) + 'a;
+
+/// Which buffers a case's launches walk over, and how many launches a replay has.
+pub struct Replays {
+    pub hot: bool,
+    pub launches: usize,
+    pool: u64,
+    slot: usize,
+    slots: usize,
+}
+
+impl Replays {
+    fn new(pool: u64, slot: usize, hot: bool) -> Self {
+        let slots = if hot { 1 } else { (ROTATING.div_ceil(slot) + 1).clamp(2, MOST_LAUNCHES) };
+        let slots = slots.min((POOL - TABLES) / slot);
+        let launches = if hot { (20_000_000 / slot).clamp(20, 500) } else { slots.max(8) };
+        Self { hot, launches, pool, slot, slots }
+    }
+
+    /// The buffer of launch `i`.
+    pub fn address(&self, i: usize) -> u64 {
+        self.pool + (i % self.slots * self.slot) as u64
+    }
+}
 
 impl Device {
     pub fn open() -> Result<Self, Box<dyn Error>> {
@@ -56,21 +84,21 @@ impl Device {
             stream.memcpy_htod(&noise, &mut memory.slice_mut(start..start + noise.len()))?;
         }
         let mut ids = stream.clone_htod(&(0..MOST_TOKENS as i64).collect::<Vec<_>>())?;
-        let module = context.load_module(Ptx::from_src(LIMIT))?;
-        let limit = [1, 2, 4, 8]
-            .map(|vectors| module.load_function(&format!("copy_{vectors}")).map(|f| (vectors, f)));
-        let limit = limit.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut ids_i32 = stream.clone_htod(&(0..MOST_TOKENS as i32).collect::<Vec<_>>())?;
+        let module = context.load_module(Ptx::from_src(KERNELS))?;
         stream.synchronize()?;
         let pool = memory.device_ptr_mut(&stream).0;
-        let on_ids = ids.device_ptr_mut(&stream).0;
+        let [on_ids, on_ids_i32] =
+            [ids.device_ptr_mut(&stream).0, ids_i32.device_ptr_mut(&stream).0];
         Ok(Self {
             empty: module.load_function("empty")?,
             candle: module.load_function("candle_rope")?,
+            limit: Limit::load(&module)?,
             rope,
             pool,
             ids: on_ids,
-            limit,
-            _memory: (memory, ids),
+            ids_i32: on_ids_i32,
+            _memory: (memory, ids, ids_i32),
             context,
             stream,
         })
@@ -80,8 +108,24 @@ impl Device {
         self.context.name().unwrap_or_default()
     }
 
-    /// Ours with and without overlap, and the limit, rotating and, where it fits, hot.
-    pub fn bench(&mut self, case: &Case, criterion: &mut Criterion, rows: &mut Rows) {
+    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "for FlashInfer alone"))]
+    pub fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
+    /// Positions as FlashInfer reads them fastest.
+    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "for FlashInfer alone"))]
+    pub fn ids_i32(&self) -> u64 {
+        self.ids_i32
+    }
+
+    /// Memory for peers' cos and sin, which holds values that are as good as any.
+    pub fn tables(&self) -> u64 {
+        self.pool + (POOL - TABLES) as u64
+    }
+
+    /// Ours with and without overlap, the limit and the peers, rotating and, where it fits, hot.
+    pub fn bench(&self, case: &Case, criterion: &mut Criterion, rows: &mut Rows) {
         let frequencies = Frequencies::new(case.rotary_dim, 10_000.0).expect("valid");
         let rope = self.rope.with(&frequencies, case.pairing).expect("room for the steps");
         let rope = if case.op == Op::Inverse { rope.inverse() } else { rope };
@@ -93,68 +137,26 @@ impl Device {
             if hot && slot > HOT {
                 continue;
             }
-            let slots = if hot { 1 } else { (ROTATING.div_ceil(slot) + 1).clamp(2, MOST_LAUNCHES) };
-            let slots = slots.min(POOL / slot);
-            let launches = if hot { (20_000_000 / slot).clamp(20, 500) } else { slots.max(8) };
-            let address = |i: usize| self.pool + (i % slots * slot) as u64;
-            let mut measure = |name: &str, pdl: bool, launch: &Launch| {
-                let mut samples = self.replay(criterion, &case.id(name, hot), launches, launch);
-                rows.push(case, name, hot, pdl, &mut samples);
+            let replays = Replays::new(self.pool, slot, hot);
+            let mut measure = |name: &str, pdl: bool, launch: &dyn Fn(u64)| {
+                let prepare = || |i| launch(replays.address(i));
+                self.measure(case, name, pdl, &replays, criterion, rows, prepare);
             };
-            measure("ours", false, &|i| self.rotate(&rope, case, address(i)));
+            measure("ours", false, &|at| self.rotate(&rope, case, at));
             if plain && case.tokens <= 2048 {
-                measure("ours", true, &|i| self.rotate(&early, case, address(i)));
+                measure("ours", true, &|at| self.rotate(&early, case, at));
             }
-            if plain
-                && case.dtype == Dtype::BF16
-                && case.tokens * case.heads[0] < 1 << 23
-                && case.rotary_dim == case.head_dim
-            {
-                measure("candle", false, &|i| self.candle(case, address(i)));
+            if peers::candle_can(case) {
+                measure("candle", false, &|at| peers::candle(self, &self.candle, case, at));
+            }
+            for &(name, table) in peers::flashinfer_ways(case) {
+                measure(name, false, &|at| peers::flashinfer(self, case, at, table));
             }
             if plain && case.tokens == 1 {
                 measure("empty", false, &|_| self.launch(&self.empty, 1, 32, &mut []));
             }
-            self.limit(case, hot, launches, &address, criterion, rows);
+            self.limit.measure(self, case, &replays, criterion, rows);
         }
-    }
-
-    /// The best of several copies over as many bytes. Which one is best is found by quick replays;
-    /// that one is measured.
-    fn limit(
-        &self,
-        case: &Case,
-        hot: bool,
-        launches: usize,
-        address: &dyn Fn(usize) -> u64,
-        criterion: &mut Criterion,
-        rows: &mut Rows,
-    ) {
-        // A table is written only: half as many bytes copied move as many.
-        let vectors = (case.bytes() / 2 / 16).max(1) as u64;
-        let copy = |(per_thread, function): &(usize, CudaFunction), threads: usize, i: usize| {
-            let blocks = (vectors as usize).div_ceil(per_thread * threads);
-            let (mut data, mut n) = (address(i), vectors);
-            let mut arguments = [(&raw mut data).cast(), (&raw mut n).cast()];
-            self.launch(function, blocks, threads, &mut arguments);
-        };
-        let mut best = (f64::INFINITY, 0, 0);
-        for (kernel, function) in self.limit.iter().enumerate() {
-            for threads in [64, 128, 256, 512, 1024] {
-                let graph = self.capture(launches.min(512), &|i| copy(function, threads, i));
-                let mut times: Vec<f64> =
-                    (0..4).map(|_| graph.microseconds(&self.stream)).collect();
-                times.remove(0);
-                times.sort_by(f64::total_cmp);
-                if times[1] < best.0 {
-                    best = (times[1], kernel, threads);
-                }
-            }
-        }
-        let (_, kernel, threads) = best;
-        let launch = |i: usize| copy(&self.limit[kernel], threads, i);
-        let mut samples = self.replay(criterion, &case.id("limit", hot), launches, &launch);
-        rows.push(case, "limit", hot, false, &mut samples);
     }
 
     fn rotate(&self, rope: &Rope, case: &Case, address: u64) {
@@ -186,32 +188,7 @@ impl Device {
             .expect("a valid call");
     }
 
-    /// q, then k, onto themselves (which is kinder to it than a second buffer), by tables at the end
-    /// of the pool.
-    fn candle(&self, case: &Case, address: u64) {
-        let tables = self.pool + (POOL - 2 * MOST_TOKENS * case.head_dim * 2) as u64;
-        let mut src = address;
-        for heads in case.heads {
-            let (mut dst, mut cos, mut sin) =
-                (src, tables, tables + (MOST_TOKENS * case.head_dim) as u64);
-            let (mut bh, mut td, mut d) =
-                (heads as u32, (case.tokens * case.head_dim) as u32, case.head_dim as u32);
-            let mut arguments = [
-                (&raw mut src).cast(),
-                (&raw mut cos).cast(),
-                (&raw mut sin).cast(),
-                (&raw mut dst).cast(),
-                (&raw mut bh).cast(),
-                (&raw mut td).cast(),
-                (&raw mut d).cast(),
-            ];
-            let pairs = heads * case.tokens * case.head_dim / 2;
-            self.launch(&self.candle, pairs.div_ceil(1024), 1024, &mut arguments);
-            src += (heads * case.tokens * case.head_dim * 2) as u64;
-        }
-    }
-
-    fn launch(
+    pub fn launch(
         &self,
         f: &CudaFunction,
         blocks: usize,
@@ -219,21 +196,13 @@ impl Device {
         arguments: &mut [*mut c_void],
     ) {
         let (grid, block) = ((blocks as u32, 1, 1), (threads as u32, 1, 1));
+        let stream = self.stream.cu_stream();
         // SAFETY: the arguments are the kernel's, and name memory of the pool.
-        unsafe {
-            result::launch_kernel(
-                f.cu_function(),
-                grid,
-                block,
-                0,
-                self.stream.cu_stream(),
-                arguments,
-            )
-        }
-        .expect("a launch");
+        unsafe { result::launch_kernel(f.cu_function(), grid, block, 0, stream, arguments) }
+            .expect("a launch");
     }
 
-    fn capture(&self, launches: usize, launch: &Launch) -> Graph {
+    pub fn capture(&self, launches: usize, launch: &Launch) -> Graph {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).expect("captures");
         (0..launches).for_each(launch);
@@ -242,40 +211,42 @@ impl Device {
         Graph { graph, launches }
     }
 
-    /// Microseconds a launch, of each replay.
-    fn replay(
+    /// One replay's microseconds a launch.
+    pub fn microseconds(&self, Graph { graph, launches }: &Graph) -> f64 {
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let start = self.stream.record_event(timed).expect("an event");
+        graph.launch().expect("a replay");
+        let end = self.stream.record_event(timed).expect("an event");
+        f64::from(start.elapsed_ms(&end).expect("a time")) * 1e3 / *launches as f64
+    }
+
+    /// A row of criterion's samples. `prepare` makes what is launched, where criterion wants it.
+    #[expect(clippy::too_many_arguments, reason = "what a row says, and where it goes")]
+    pub fn measure<Launch: Fn(usize)>(
         &self,
+        case: &Case,
+        name: &str,
+        pdl: bool,
+        replays: &Replays,
         criterion: &mut Criterion,
-        id: &str,
-        launches: usize,
-        launch: &Launch,
-    ) -> Vec<f64> {
+        rows: &mut Rows,
+        prepare: impl Fn() -> Launch,
+    ) {
         let mut samples = Vec::new();
         let mut graph = None;
-        criterion.bench_function(id, |bencher| {
-            let graph = graph.get_or_insert_with(|| self.capture(launches, launch));
+        criterion.bench_function(&case.id(name, replays.hot), |bencher| {
+            let graph = graph.get_or_insert_with(|| self.capture(replays.launches, &prepare()));
             bencher.iter_custom(|iterations| {
-                let times = (0..iterations).map(|_| graph.microseconds(&self.stream));
                 let start = samples.len();
-                samples.extend(times);
+                samples.extend((0..iterations).map(|_| self.microseconds(graph)));
                 Duration::from_secs_f64(samples[start..].iter().sum::<f64>() / 1e6)
             });
         });
-        samples
+        rows.push(case, name, replays.hot, pdl, &mut samples);
     }
 }
 
-struct Graph {
-    graph: condensed_rope::cuda::cudarc::driver::CudaGraph,
+pub struct Graph {
+    graph: CudaGraph,
     launches: usize,
-}
-
-impl Graph {
-    fn microseconds(&self, stream: &Arc<CudaStream>) -> f64 {
-        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let start = stream.record_event(timed).expect("an event");
-        self.graph.launch().expect("a replay");
-        let end = stream.record_event(timed).expect("an event");
-        f64::from(start.elapsed_ms(&end).expect("a time")) * 1e3 / self.launches as f64
-    }
 }

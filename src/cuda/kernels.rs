@@ -10,15 +10,9 @@ use cudarc::nvrtc::Ptx;
 use crate::kernel::{Entry, Variant};
 use crate::{Error, Result};
 
-/// PTX for every device from `OLDEST` on, and for Hopper and later.
-const ROTATE: [&str; 2] = [
-    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_75/rotate.ptx")),
-    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_90/rotate.ptx")),
-];
-const COS_SIN: [&str; 2] = [
-    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_75/cos_sin.ptx")),
-    include_str!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/sm_90/cos_sin.ptx")),
-];
+/// Machine code and PTX; the driver takes what suits the device.
+const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
+const COS_SIN: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/cos_sin.fatbin"));
 const OLDEST: (i32, i32) = (7, 5);
 
 /// One entry of a `.cu` file in all variants; `None` where there is no such variant.
@@ -42,12 +36,11 @@ impl Kernels {
         if capability < OLDEST {
             return Err(Error::DeviceTooOld { expected: OLDEST, given: capability });
         }
-        let newest = usize::from(capability >= (9, 0));
         let multiprocessors = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(&loading)?;
-        let [rotate, cos_sin] = [ROTATE[newest], COS_SIN[newest]]
-            .map(|ptx| context.load_module(Ptx::from_src(ptx)).map_err(&loading));
+        let [rotate, cos_sin] = [ROTATE, COS_SIN]
+            .map(|code| context.load_module(Ptx::from_binary(code.to_vec())).map_err(&loading));
         let (rotate, cos_sin) = (rotate?, cos_sin?);
         let mut entries = [const { [const { None }; Variant::COUNT] }; Entry::ALL.len()];
         for (entry, functions) in Entry::ALL.into_iter().zip(&mut entries) {
@@ -58,7 +51,8 @@ impl Kernels {
             }
         }
         let multiprocessors = multiprocessors.max(1) as usize;
-        Ok(Self { context: context.clone(), multiprocessors, overlaps: newest == 1, entries })
+        let overlaps = capability >= (9, 0);
+        Ok(Self { context: context.clone(), multiprocessors, overlaps, entries })
     }
 
     pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {

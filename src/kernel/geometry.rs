@@ -1,21 +1,39 @@
 //! The shape of a launch: how threads divide pairs, heads and tokens.
 //!
-//! The constants are the best of a sweep on an H100 (bf16, half-split, 32 + 8 and 32 + 32 heads of
-//! 128, from one token to 32768).
+//! What is best depends on how many threads a multiprocessor gets. The borders between the cuts are the
+//! best of a sweep on an H100 (bf16, half-split, 32 + 8 and 32 + 32 heads of 128, from one token to
+//! 32768).
 
 use super::Entry;
 
 /// Threads in a block, at most: `ROPE_MAX_THREADS` of `kernels/variants.h`.
 const MAX_THREADS: usize = 512;
-/// A block's threads where tokens can fill it.
-const BLOCK: usize = 128;
-/// Threads of one head each, on one multiprocessor, from which on there are enough to hide memory
-/// behind one another, and what is shared between heads counts.
-const BUSY: usize = 1024;
-/// Rows of heads in a block, at most: few, so that a token alone spreads over many multiprocessors;
-/// or many, where long runs of memory suit DRAM.
-const ROWS: usize = 8;
-const LONG_ROWS: usize = 16;
+
+/// How heads are cut: what a thread takes, rows of heads in a block, and a block's threads where heads
+/// and tokens can fill it.
+struct Cut {
+    entry: Entry,
+    rows: usize,
+    block: usize,
+}
+
+impl Cut {
+    /// By the threads that a multiprocessor would have, were each to take one head.
+    fn of([q, k]: [usize; 2], threads: usize) -> Self {
+        // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
+        let grouped = k > 0 && q >= 2 * k;
+        match threads {
+            // A token alone spreads over many multiprocessors.
+            0..=1024 => Self { entry: Entry::Rotate2, rows: 8, block: 128 },
+            // Enough to hide memory behind one another: what heads share counts.
+            1025..=4096 => Self { entry: Entry::Rotate4, rows: 2, block: 128 },
+            4097..=16_384 if grouped => Self { entry: Entry::Rotate4And1, rows: 8, block: 128 },
+            // Long runs of memory suit DRAM.
+            _ if grouped => Self { entry: Entry::Rotate2And1, rows: MAX_THREADS, block: 256 },
+            _ => Self { entry: Entry::Rotate2, rows: MAX_THREADS, block: 256 },
+        }
+    }
+}
 
 /// Blocks and threads of one launch, as the kernels' `Thread` reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,39 +45,42 @@ pub struct Geometry {
     pub q_slices: u32,
 }
 
+/// What a rotation works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Threads that a head's pairs take.
+    pub width: usize,
+    /// Heads of q and of k, at most one of them zero.
+    pub heads: [usize; 2],
+    pub tokens: usize,
+    /// Whether tokens are nearer to one another in memory than heads are.
+    pub tokens_inside: bool,
+}
+
 impl Geometry {
-    /// For rows of `width` threads, heads of q and k (at most one of them zero), and `tokens` tokens.
-    pub fn rotation(
-        width: usize,
-        heads: [usize; 2],
-        tokens: usize,
-        multiprocessors: usize,
-    ) -> Self {
-        let [q, k] = heads;
-        let busy = width * (q + k) * tokens > multiprocessors * BUSY;
-        let fewest = if q == 0 || k == 0 { q + k } else { q.min(k) };
-        // As many key heads as query heads, or nearly: nothing is gained by one block for both.
-        let entry = if busy && q >= 2 * k { Entry::Together } else { Entry::Apart };
+    pub fn rotation(work: Work, multiprocessors: usize) -> Self {
+        let Work { width, heads, tokens, .. } = work;
+        let threads = width.saturating_mul(heads[0] + heads[1]).saturating_mul(tokens);
+        let Cut { entry, rows, block } = Cut::of(heads, threads / multiprocessors);
         let [of_q, of_k] = entry.heads();
-        let rows = match entry {
-            Entry::Together => q.div_ceil(of_q).max(k).min(ROWS),
-            _ if busy => fewest.div_ceil(of_q).min(LONG_ROWS),
-            _ => fewest.min(ROWS),
-        };
-        let rows = rows.min((2 * BLOCK / width).max(1));
-        let (q_slices, k_slices) = (q.div_ceil(rows * of_q), k.div_ceil(rows * of_k));
-        let slices =
-            if entry == Entry::Together { q_slices.max(k_slices) } else { q_slices + k_slices };
-        Self { q_slices: q_slices as u32, ..Self::of(entry, [width, rows], tokens, slices) }
+        let [q, k] = [heads[0].div_ceil(of_q), heads[1].div_ceil(of_k)];
+        let most = if work.tokens_inside { 1 } else { rows };
+        let most = most.min((block / width).max(1));
+        // As many slices as that takes, and no more rows than fill them.
+        let rows = q.max(k).div_ceil(q.max(k).div_ceil(most));
+        let (q_slices, k_slices) = (q.div_ceil(rows), k.div_ceil(rows));
+        let slices = if entry.is_together() { q_slices.max(k_slices) } else { q_slices + k_slices };
+        let cut = Cut { entry, rows, block };
+        Self { q_slices: q_slices as u32, ..Self::of(&cut, width, tokens, slices) }
     }
 
     /// For a table of `rows` rows.
     pub fn table(width: usize, rows: usize) -> Self {
-        Self::of(Entry::CosSin, [width, 1], rows, 1)
+        Self::of(&Cut { entry: Entry::CosSin, rows: 1, block: 128 }, width, rows, 1)
     }
 
-    fn of(entry: Entry, [width, rows]: [usize; 2], tokens: usize, slices: usize) -> Self {
-        let lanes = (BLOCK / (width * rows)).clamp(1, 64).min(tokens.next_power_of_two());
+    fn of(&Cut { entry, rows, block }: &Cut, width: usize, tokens: usize, slices: usize) -> Self {
+        let lanes = (block / (width * rows)).clamp(1, 64).min(tokens.next_power_of_two());
         debug_assert!(width * rows * lanes <= MAX_THREADS);
         Self {
             entry,
@@ -82,21 +103,24 @@ mod tests {
             for heads in [[1, 0], [0, 3], [2, 2], [7, 1], [32, 8], [64, 64], [71, 1], [MOST, MOST]]
             {
                 for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
-                    let g = Geometry::rotation(width, heads, tokens, 132);
-                    let (x, y, z) = g.block;
-                    assert!(
-                        x as usize == width && x * y * z <= MAX_THREADS as u32 && z <= 64,
-                        "{g:?}"
-                    );
-                    assert!(g.grid.0 < 1 << 31 && g.grid.1 <= 65_535, "{g:?}");
-                    assert!(u64::from(g.grid.0) * u64::from(z) >= tokens as u64);
-                    let [q, k] = g.entry.heads().map(|heads| heads * y as usize);
-                    let slices = g.grid.1 as usize;
-                    let (of_q, of_k) = match g.entry {
-                        Entry::Together => (slices, slices),
-                        _ => (g.q_slices as usize, slices - g.q_slices as usize),
-                    };
-                    assert!(of_q * q >= heads[0] && of_k * k >= heads[1], "{g:?}");
+                    for tokens_inside in [false, true] {
+                        let g =
+                            Geometry::rotation(Work { width, heads, tokens, tokens_inside }, 132);
+                        let (x, y, z) = g.block;
+                        assert!(
+                            x as usize == width && x * y * z <= MAX_THREADS as u32 && z <= 64,
+                            "{g:?}"
+                        );
+                        assert!(g.grid.0 < 1 << 31 && g.grid.1 <= 65_535, "{g:?}");
+                        assert!(u64::from(g.grid.0) * u64::from(z) >= tokens as u64);
+                        let [q, k] = g.entry.heads().map(|heads| heads * y as usize);
+                        let slices = g.grid.1 as usize;
+                        let (of_q, of_k) = match g.entry.is_together() {
+                            true => (slices, slices),
+                            false => (g.q_slices as usize, slices - g.q_slices as usize),
+                        };
+                        assert!(of_q * q >= heads[0] && of_k * k >= heads[1], "{g:?}");
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! From a checked call to what a launch is told. Inert: submitting it is another's business.
 
 use super::Address;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Work};
 use super::raw::{RawHeads, RawIds};
 use super::request::{Divisor, Overlap, PositionSource, Request, Tensor, Variant};
 use crate::{Dtype, Error, Layout, Pairing, Positions, Result};
@@ -49,7 +49,9 @@ impl Launch {
             return Ok(None);
         }
         Ok(Some(Self::new(spec, q.dtype, tensors, positions, [tokens, seq], |width| {
-            Geometry::rotation(width, heads, tokens, spec.multiprocessors)
+            let [_, token, head] = q.layout.strides;
+            let work = Work { width, heads, tokens, tokens_inside: seq > 1 && token < head };
+            Geometry::rotation(work, spec.multiprocessors)
         })))
     }
 
@@ -103,7 +105,6 @@ impl Launch {
             cos_factor: spec.factors.0,
             sin_factor: spec.factors.1,
             overlap: spec.overlap,
-            reserved: 0,
         };
         Self { variant, geometry, request }
     }

@@ -9,7 +9,7 @@ mod raw;
 mod request;
 
 pub use crate::heads::check_table;
-pub use geometry::Geometry;
+pub use geometry::{Geometry, Work};
 pub use launch::{Launch, Spec};
 pub use raw::{RawHeads, RawIds, check_raw};
 pub use request::{Divisor, Overlap, PositionSource, Request, Tensor, Variant};
@@ -17,34 +17,48 @@ pub use request::{Divisor, Overlap, PositionSource, Request, Tensor, Variant};
 /// A device address, or a host one where the kernels run on the host: `CUdeviceptr` in either case.
 pub type Address = u64;
 
-/// The kernels' entries, each in all variants.
+/// The kernels' entries, each in all variants: `ROPE_SHARES` of `kernels/variants.h`, and the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A block works on q or on k.
-    Apart,
-    /// A block works on both.
-    Together,
+    /// A thread takes two heads of q or of k.
+    Rotate2,
+    /// Four heads of q or of k.
+    Rotate4,
+    /// Four heads of q and one of k.
+    Rotate4And1,
+    /// Two heads of q and one of k.
+    Rotate2And1,
     CosSin,
 }
 
 impl Entry {
-    pub const ALL: [Self; 3] = [Self::Apart, Self::Together, Self::CosSin];
+    pub const ALL: [Self; 5] =
+        [Self::Rotate2, Self::Rotate4, Self::Rotate4And1, Self::Rotate2And1, Self::CosSin];
 
     /// What its kernels' names start with.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Apart => "rotate_apart",
-            Self::Together => "rotate_together",
+            Self::Rotate2 => "rotate_2_0",
+            Self::Rotate4 => "rotate_4_0",
+            Self::Rotate4And1 => "rotate_4_1",
+            Self::Rotate2And1 => "rotate_2_1",
             Self::CosSin => "cos_sin",
         }
     }
 
-    /// Heads of q and of k that one thread takes: `ROPE_APART` and so on of `kernels/variants.h`.
+    /// Heads of q and of k that one thread takes.
     pub fn heads(self) -> [usize; 2] {
         match self {
-            Self::Apart => [2, 2],
-            Self::Together => [4, 1],
+            Self::Rotate2 => [2, 2],
+            Self::Rotate4 => [4, 4],
+            Self::Rotate4And1 => [4, 1],
+            Self::Rotate2And1 => [2, 1],
             Self::CosSin => [1, 1],
         }
+    }
+
+    /// Whether a block works on q and k, not on one of them.
+    pub fn is_together(self) -> bool {
+        matches!(self, Self::Rotate4And1 | Self::Rotate2And1)
     }
 }

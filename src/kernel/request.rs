@@ -49,15 +49,14 @@ pub struct Request {
     pub tokens: u32,
     pub pairs: u32,
     pub q_slices: u32,
-    pub pair_stride: i64,
-    pub partner: i64,
+    pub pair_stride: u32,
+    pub partner: u32,
     pub cos_factor: f32,
     pub sin_factor: f32,
     pub overlap: Overlap,
-    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 272);
+const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 264);
 
 /// How a launch overlaps the kernel before it on its stream: programmatic dependent launch, on
 /// devices of compute capability 9.0 and newer. Older ones ignore it.
@@ -184,7 +183,7 @@ impl Variant {
         pairing: Pairing,
         pairs: usize,
         tensors: [&Tensor; 2],
-    ) -> (Self, i64, i64) {
+    ) -> (Self, u32, u32) {
         let size = dtype.size();
         let (joined, pair_stride, partner) = match pairing {
             Pairing::HalfSplit => (false, size, pairs * size),
@@ -202,7 +201,7 @@ impl Variant {
         };
         let narrow = Self { dtype, joined: false, bytes: size };
         let variant = Self::all().find(fits).unwrap_or(narrow);
-        (variant, pair_stride as i64, partner as i64)
+        (variant, pair_stride as u32, partner as u32)
     }
 }
 

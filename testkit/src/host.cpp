@@ -14,18 +14,14 @@ struct Kernel {
 };
 
 const Kernel KERNELS[] = {
-#define APART(element, Element, order, JOINED, BYTES) \
-    {"rotate_apart_" #element "_" #order "_" #BYTES,  \
-     rope::rotate_apart_thread<rope::Element, JOINED, BYTES, ROPE_APART>},
-    ROPE_VARIANTS(APART)
-#define TOGETHER(element, Element, order, JOINED, BYTES) \
-    {"rotate_together_" #element "_" #order "_" #BYTES,  \
-     rope::rotate_together_thread<rope::Element, JOINED, BYTES, ROPE_TOGETHER_Q, ROPE_TOGETHER_K>},
-    ROPE_VARIANTS(TOGETHER)
-#define COS_SIN(element, Element, order, JOINED, BYTES)   \
-    {"cos_sin_" #element "_" #order "_" #BYTES,           \
-     rope::cos_sin_thread<rope::Element, JOINED, BYTES>},
-    ROPE_VARIANTS(COS_SIN)
+#define ROTATE(element, Element, order, JOINED, BYTES, Q, K)  \
+    {"rotate_" #Q "_" #K "_" #element "_" #order "_" #BYTES, \
+     rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K>},
+#define SHARE(Q, K) ROPE_VARIANTS(ROTATE, Q, K)
+    ROPE_SHARES(SHARE)
+#define COS_SIN(element, Element, order, JOINED, BYTES, Q, K) \
+    {"cos_sin_" #element "_" #order "_" #BYTES, rope::cos_sin_thread<rope::Element, JOINED, BYTES>},
+    ROPE_VARIANTS(COS_SIN, 0, 0)
 };
 
 }  // namespace

@@ -101,7 +101,7 @@ impl Backend for KernelOnHost {
     }
 
     fn budget(&self) -> usize {
-        1 << 17
+        1 << 18
     }
 
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {

@@ -7,28 +7,45 @@ use serde_json::Value;
 
 use crate::{Result, run, tools};
 
-/// Runs the GPU and CPU benches; the rows go to `target/bench.json`, the ratios to the terminal.
+/// Runs the GPU, host and CPU benches; the rows go to `target/bench.json`, the ratios to the terminal.
 pub fn bench() -> Result<()> {
-    let nvcc = tools::nvcc()?;
+    let (nvcc, libtorch, flashinfer) = (tools::nvcc()?, tools::libtorch()?, tools::flashinfer()?);
     let file = run::root().join("target/bench.json");
-    if tools::gpu().is_some() {
-        run::step("GPU: graph replays against the memory limit (several minutes)");
-        let mut command = run::cargo(&["bench", "--features", "bench", "--bench", "gpu"]);
+    let bench = |name: &str| {
+        let mut command = run::cargo(&["bench", "--features", "peers", "--bench", name]);
         nvcc.put_in(&mut command);
-        run::check(command.env("CONDENSED_ROPE_BENCH_JSON", &file))?;
+        libtorch.put_in(&mut command);
+        flashinfer.put_in(&mut command);
+        command.env("CONDENSED_ROPE_BENCH_JSON", &file);
+        command.env("CONDENSED_ROPE_ERRORS_JSON", file.with_file_name("errors.json"));
+        run::check(&mut command)
+    };
+    if tools::gpu().is_some() {
+        run::step("GPU: graph replays against the memory limit and peers (several minutes)");
+        bench("gpu")?;
         table(&file.display().to_string())?;
         println!("\npython3 benches/peers.py {} adds HF's flow and Liger", file.display());
+        run::step("host: what a call costs");
+        bench("host")?;
+        run::step("errors against position");
+        bench("errors")?;
     } else {
         println!("no GPU benches: nvidia-smi finds no device");
     }
     run::step("CPU backend");
-    let mut command = run::cargo(&["bench", "--bench", "cpu"]);
-    nvcc.put_in(&mut command);
-    run::check(&mut command)
+    bench("cpu")
 }
 
 /// Peers, in the order of their columns.
-const PEERS: [&str; 5] = ["candle", "liger", "hf_eager", "compile", "compile_with_angles"];
+const PEERS: [&str; 7] = [
+    "flashinfer_table",
+    "flashinfer_on_the_fly",
+    "liger",
+    "candle",
+    "compile",
+    "compile_with_angles",
+    "hf_eager",
+];
 
 /// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
 pub fn table(path: &str) -> Result<()> {

@@ -14,6 +14,7 @@ const LIMIT: u64 = 64 << 20;
 pub fn bundle() -> Result<()> {
     let nvcc = tools::nvcc()?;
     let libtorch = tools::libtorch()?;
+    let flashinfer = tools::flashinfer()?;
     let folder = run::root().join("target/bundle");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("tests")).map_err(|error| error.to_string())?;
@@ -21,7 +22,7 @@ pub fn bundle() -> Result<()> {
     let mut built = Vec::new();
     for (what, arguments) in [
         ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx"][..]),
-        ("benches", &["bench", "--no-run", "--features", "bench,nvtx"]),
+        ("benches", &["bench", "--no-run", "--features", "peers"]),
         ("demo", &["build", "--release", "--example", "longchat", "--features", "nvtx"]),
     ] {
         run::step(&format!("building the {what}"));
@@ -29,6 +30,7 @@ pub fn bundle() -> Result<()> {
         command.arg("--message-format=json-render-diagnostics");
         nvcc.put_in(&mut command);
         libtorch.put_in(&mut command);
+        flashinfer.put_in(&mut command);
         command.stderr(std::process::Stdio::inherit());
         let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
         if !output.status.success() {

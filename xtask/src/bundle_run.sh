@@ -6,7 +6,8 @@
 #   bash run.sh sanitize    the GPU tests but the largest and those that provoke the driver, under
 #                           compute-sanitizer's memcheck
 #   bash run.sh demo        LongChat's rotation
-#   bash run.sh bench       the GPU benches (rows in bench.json), then peers.py's rows, then the CPU's
+#   bash run.sh bench       the GPU benches (rows in bench.json), then peers.py's rows, then the host's
+#                           costs, errors against position (errors.json), and the CPU's
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -40,7 +41,9 @@ case "${1:-all}" in
     bench)
         ./gpu --bench "${@:2}" || status=1
         python3 peers.py "${CONDENSED_ROPE_BENCH_JSON:-bench.json}" || status=1
+        ./host --bench || status=1
+        ./errors --bench || status=1
         ./cpu --bench || status=1 ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" ;;
 esac
 exit $status

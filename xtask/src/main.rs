@@ -1,7 +1,8 @@
-//! The project's commands: `cargo xtask demo`, `test`, `bench`, `bundle`.
+//! The project's commands: `cargo xtask help` lists them.
 
 mod bench;
 mod bundle;
+mod figures;
 mod resources;
 mod run;
 mod test;
@@ -15,8 +16,10 @@ type Result<T> = std::result::Result<T, String>;
 const HELP: &str = "\
 cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, checked against f64
 cargo xtask test      every test that this machine can run, and what it could not and why
-cargo xtask bench     GPU times against the memory limit, and CPU times; rows in target/bench.json
+cargo xtask bench     GPU times against the memory limit and peers, host and CPU times, errors; rows in
+                      target/bench.json and target/errors.json
 cargo xtask bench --table FILE    the ratios of a bench file
+cargo xtask figures   docs/*.svg, from benches/results
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         ["test"] => test::test(),
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
+        ["figures"] => figures::figures(),
         ["bundle"] => bundle::bundle(),
         ["env"] => environment(),
         ["help" | "--help" | "-h"] | [] => {

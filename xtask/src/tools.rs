@@ -18,6 +18,9 @@ const NVCC_PACKAGES: [&str; 5] = [
 /// What tch 0.24 goes with.
 const TORCH: &str = "2.11.0";
 
+/// What the benches compare with.
+const FLASHINFER: &str = "0.7.2.post1";
+
 /// A CUDA compiler.
 pub struct Nvcc {
     pub path: PathBuf,
@@ -99,6 +102,27 @@ pub fn libtorch() -> Result<Libtorch> {
     }
     eprintln!("libtorch: {}", path.display());
     Ok(Libtorch { path })
+}
+
+/// The data folder of FlashInfer's wheel: headers for the benches. `FLASHINFER`, or from PyPI.
+pub struct FlashInfer {
+    path: PathBuf,
+}
+
+impl FlashInfer {
+    pub fn put_in(&self, command: &mut Command) {
+        command.env("FLASHINFER", &self.path);
+    }
+}
+
+pub fn flashinfer() -> Result<FlashInfer> {
+    if let Some(path) = env::var_os("FLASHINFER").map(PathBuf::from) {
+        return Ok(FlashInfer { path });
+    }
+    let package = format!("flashinfer-python=={FLASHINFER}");
+    let name = format!("flashinfer-{FLASHINFER}");
+    let folder = install(&name, &["--no-deps", &package], "FlashInfer's headers, 62 MB")?;
+    Ok(FlashInfer { path: folder.join("flashinfer/data") })
 }
 
 fn cache() -> Result<PathBuf> {

@@ -1,0 +1,65 @@
+//! A call allocates nothing between its checks and its launch: counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout as Block, System};
+use std::cell::Cell;
+
+use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
+use condensed_rope::{Dtype, Layout, Pairing, Positions};
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does it all.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, block: Block) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(block) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, block: Block) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(memory, block) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(call: impl FnOnce()) -> usize {
+    let before = COUNT.get();
+    call();
+    COUNT.get() - before
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn checks_and_launches_allocate_nothing() {
+    let spec = Spec {
+        steps: 1 << 20,
+        rotary_dim: 128,
+        pairing: Pairing::HalfSplit,
+        factors: (1.0, 1.0),
+        multiprocessors: 132,
+        overlap: Overlap::None,
+    };
+    let strides = [0, 48 * 128, 128];
+    let q = Layout::thd(7, 32, 128).with_strides(strides);
+    let k = Layout::thd(7, 8, 128).with_strides(strides).at(32 * 128);
+    let [q, k] = [q, k].map(|layout| RawHeads::in_place(Dtype::BF16, 1 << 30, layout));
+    let ids = Positions::Ids(RawIds { address: 1 << 25, len: 7, wide: true });
+    let mut launch = None;
+    let counted = allocations(|| {
+        check_raw(&q, Some(&k), &ids, 128).expect("packed views are disjoint");
+        launch = Launch::rotation(&spec, &q, Some(&k), &ids).expect("a valid call");
+    });
+    assert!(launch.is_some());
+    assert_eq!(counted, 0);
+}
