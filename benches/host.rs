@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use condensed_rope::cuda::cudarc::driver::{DevicePtrMut, result};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Heads, Overlap, RawHeads, RawIds, Rope};
-use condensed_rope::kernel::{Launch, Spec};
-use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions};
+use condensed_rope::kernel::{Launch, Sets, Spec};
+use condensed_rope::{Direction, Dtype, Frequencies, Layout, Pairing, Positions};
 use criterion::Criterion;
 use half::bf16;
 
@@ -72,19 +72,21 @@ fn calls() -> Result<(), Box<dyn Error>> {
     let mut q = stream.alloc_zeros::<bf16>(32 * 128)?;
     let mut k = stream.alloc_zeros::<bf16>(8 * 128)?;
     let mut ids = stream.clone_htod(&[12_345i64])?;
-    let mut steps = stream.clone_htod(&frequencies().steps().collect::<Vec<u64>>())?;
+    let sets = Sets::one(&frequencies());
+    let mut steps = stream.clone_htod(&sets.words)?;
     stream.synchronize()?;
 
     let address = |(address, _guard): (u64, _)| address;
     let raw_q = RawHeads::in_place(Dtype::BF16, address(q.device_ptr_mut(&stream)), q_layout);
     let raw_k = RawHeads::in_place(Dtype::BF16, address(k.device_ptr_mut(&stream)), k_layout);
     let (on_ids, _) = ids.device_ptr_mut(&stream);
-    let raw_ids = Positions::Ids(RawIds { address: on_ids, len: 1, wide: true });
+    let raw_ids = Positions::ids(RawIds { address: on_ids, len: 1, wide: true });
     let spec = Spec {
         steps: steps.device_ptr_mut(&stream).0,
-        rotary_dim: 128,
+        sets: sets.shape,
         pairing: Pairing::HalfSplit,
-        factors: (1.0, 1.0),
+        direction: Direction::Forward,
+        factor: sets.factor,
         multiprocessors: 132,
         overlap: Overlap::None,
     };

@@ -23,7 +23,8 @@ ROPE_FN void cos_sin_thread(const Request& request, const Thread& at) {
     const uint32_t pair = at.x * Group::PAIRS;
     Angles<Group::PAIRS> angles;
     angles.load_steps(request.steps, pair);
-    angles.turn_to(request.positions.position(t, 0, t), request.cos_factor, request.sin_factor);
+    angles.move_to(request.positions.position(t, 0, t));
+    angles.turn(request.cos_factor, request.sin_factor);
 
     const uint32_t lane = pair * request.pair_stride;
     const auto put = [&](const Tensor& table, const float (&values)[Group::PAIRS]) {

@@ -12,6 +12,14 @@ namespace rope {
 //   consecutive    start + s
 //   starts         values[b] + s
 // Ragged ones find the sequence i that holds token t: values[i] + t - cu_seqlens[i].
+//
+// M-RoPE has three values a token, `axis_stride` apart, and each pair turns by one of them.
+enum Axes : uint32_t {
+    ONE = 0,
+    BLOCKS = 1,       // the first axis up to pair sections[0], the second up to sections[1], the third
+    INTERLEAVED = 2,  // in turn: the second below pair sections[0], the third below sections[1]
+};
+
 struct Positions {
     const void* values;         // null: zeros
     const int32_t* cu_seqlens;  // [sequences + 1], ascending; null where not ragged
@@ -20,6 +28,9 @@ struct Positions {
     uint32_t counts;                      // 1: add s
     uint32_t sequences;                   // of cu_seqlens, at least 1
     uint32_t wide;                        // values are i64, else i32
+    uint32_t axes;                        // an Axes
+    uint32_t axis_stride;                 // of values, in elements
+    uint32_t sections[2];
     uint32_t reserved;
 
     ROPE_FN uint64_t value(uint64_t index) const {
@@ -41,6 +52,19 @@ struct Positions {
             }
         }
         return low;
+    }
+
+    // The axis of a pair.
+    ROPE_FN uint32_t axis(uint32_t pair) const {
+        if (axes == BLOCKS) return (pair >= sections[0]) + (pair >= sections[1]);
+        const uint32_t turn = pair % 3;
+        return turn != 0 && pair < sections[turn - 1] ? turn : 0;
+    }
+
+    // The position of a token along an axis, where it has several.
+    ROPE_FN uint64_t along(uint32_t axis, uint32_t b, uint32_t s) const {
+        return value(static_cast<uint64_t>(axis) * axis_stride +
+                     static_cast<uint64_t>(b) * batch_stride + s * token_stride);
     }
 
     // Two's complement: sums wrap.

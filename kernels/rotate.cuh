@@ -32,8 +32,25 @@ struct Tensor {
     uint32_t in_place;  // 1: dst and its strides are those of src
 };
 
+// Which of several sets of frequencies each sequence turns by.
+struct Sets {
+    const void* ids;  // one a sequence; null: the first set for all
+    uint32_t stride;  // u64 from one set to the next
+    uint32_t last;    // the last set: what an id beyond it, or below zero, means
+    uint32_t wide;    // ids are i64, else i32
+    uint32_t reserved;
+
+    ROPE_FN uint32_t set(uint32_t sequence) const {
+        const uint64_t id = wide ? static_cast<const uint64_t*>(ids)[sequence]
+                                 : static_cast<const uint32_t*>(ids)[sequence];
+        return id < last ? static_cast<uint32_t>(id) : last;
+    }
+};
+
 struct Request {
-    const uint64_t* steps;  // 2^-64 turns per position, one a pair; 16-byte aligned
+    // 2^-64 turns per position, one a pair, and then the factor's bits; 16-byte aligned. Set by set.
+    const uint64_t* steps;
+    Sets sets;
     Tensor tensors[2];      // q and k
     Positions positions;
     Divisor seq;          // tokens per sequence
@@ -42,7 +59,7 @@ struct Request {
     uint32_t q_slices;    // q and k apart: blocks in y that work on q; the others work on k
     uint32_t pair_stride;  // bytes from one pair's first channel to the next one's
     uint32_t partner;      // bytes from a pair's first channel to its second
-    float cos_factor;     // the scaling's factor
+    float cos_factor;     // the scaling's factor; 1 where each set has its own
     float sin_factor;     // the same, negative to rotate backwards
     uint32_t overlap;     // with the kernel before: an Overlap
 };
@@ -54,7 +71,7 @@ enum Overlap : uint32_t {
     POSITIONS_READY = 2,  // the same, and it does not write positions
 };
 
-static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 264, "src/kernel/request.rs mirrors these");
+static_assert(sizeof(Tensor) == 80 && sizeof(Request) == 304, "src/kernel/request.rs mirrors these");
 
 // Sine and cosine of PAIRS neighbouring pairs at one position.
 template <int PAIRS>
@@ -78,10 +95,27 @@ struct Angles {
         }
     }
 
-    ROPE_FN void turn_to(uint64_t position, float cos_factor, float sin_factor) {
+    // Steps become phases.
+    ROPE_FN void move_to(uint64_t position) {
+#pragma unroll
+        for (int i = 0; i < PAIRS; ++i) step[i] *= position;
+    }
+
+    // The same where each pair goes along an axis of its own.
+    ROPE_FN void move_along(const Positions& positions, uint32_t first, uint32_t b, uint32_t s) {
+        const uint64_t along[3] = {positions.along(0, b, s), positions.along(1, b, s),
+                                   positions.along(2, b, s)};
 #pragma unroll
         for (int i = 0; i < PAIRS; ++i) {
-            const SinCos exact = sin_cos(step[i] * position);
+            const uint32_t axis = positions.axis(first + i);
+            step[i] *= axis == 0 ? along[0] : axis == 1 ? along[1] : along[2];
+        }
+    }
+
+    ROPE_FN void turn(float cos_factor, float sin_factor) {
+#pragma unroll
+        for (int i = 0; i < PAIRS; ++i) {
+            const SinCos exact = sin_cos(step[i]);
             sin[i] = mul_rn(exact.sin, sin_factor);
             cos[i] = mul_rn(exact.cos, cos_factor);
         }
@@ -163,9 +197,12 @@ struct Share {
     }
 };
 
+// MANY: pairs that turn by positions of their own, or sequences by sets of frequencies of their own, may
+// be asked for. Kernels of their own, since the others are at their best when they are short.
+//
 // A thread's work from end to end: `take` works out its shares' addresses, `load` issues their loads,
 // `rotate` finishes them.
-template <int PAIRS, class Take, class Load, class Rotate>
+template <int PAIRS, bool MANY, class Take, class Load, class Rotate>
 ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, Load load,
                           Rotate rotate) {
     Place place;
@@ -176,8 +213,20 @@ ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, L
     const uint32_t pair = at.x * PAIRS;
     place.lane = pair * request.pair_stride;
 
+    const uint64_t* steps = request.steps;
+    float cos_factor = request.cos_factor, sin_factor = request.sin_factor;
+    if (MANY && request.sets.ids != nullptr) {
+        // The kernel before may write the choice, as it may write positions.
+        if (request.overlap == LAUNCH) wait_for_upstream();
+        const bool ragged = request.positions.cu_seqlens != nullptr;
+        const uint32_t sequence = ragged ? request.positions.sequence_of(place.t) : place.b;
+        steps += static_cast<uint64_t>(request.sets.set(sequence)) * request.sets.stride;
+        const float factor = float_of_bits(static_cast<uint32_t>(steps[request.pairs]));
+        cos_factor = mul_rn(cos_factor, factor);
+        sin_factor = mul_rn(sin_factor, factor);
+    }
     Angles<PAIRS> angles;
-    angles.load_steps(request.steps, pair);
+    angles.load_steps(steps, pair);
     take(place);
     // Sine and cosine hide behind the loads; or, where positions were ready long ago, behind the
     // kernel before, whose q and k are still to come.
@@ -189,8 +238,12 @@ ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, L
         }
         load();
     }
-    angles.turn_to(request.positions.position(place.t, place.b, place.s), request.cos_factor,
-                   request.sin_factor);
+    if (!MANY || request.positions.axes == ONE) {
+        angles.move_to(request.positions.position(place.t, place.b, place.s));
+    } else {
+        angles.move_along(request.positions, pair, place.b, place.s);
+    }
+    angles.turn(cos_factor, sin_factor);
     if (early) {
         let_downstream_launch();
         wait_for_upstream();
@@ -200,14 +253,14 @@ ROPE_FN void rotate_place(const Request& request, const Thread& at, Take take, L
 }
 
 // HEADS heads of q, or of k.
-template <class Element, bool JOINED, int BYTES, int HEADS>
+template <class Element, bool JOINED, int BYTES, int HEADS, bool MANY>
 ROPE_FN void rotate_apart_thread(const Request& request, const Thread& at) {
     constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
     const bool is_k = at.block_y >= request.q_slices;
     const Tensor& tensor = request.tensors[is_k];
     const uint32_t slice = at.block_y - (is_k ? request.q_slices : 0);
     Share<Element, JOINED, BYTES, HEADS> share;
-    rotate_place<PAIRS>(
+    rotate_place<PAIRS, MANY>(
         request, at, [&](const Place& place) { share.take(tensor, place, slice, at); },
         [&] { share.load(request, tensor, at); },
         [&](const Place& place, const Angles<PAIRS>& angles) {
@@ -216,14 +269,14 @@ ROPE_FN void rotate_apart_thread(const Request& request, const Thread& at) {
 }
 
 // Q heads of q and K heads of k.
-template <class Element, bool JOINED, int BYTES, int Q, int K>
+template <class Element, bool JOINED, int BYTES, int Q, int K, bool MANY>
 ROPE_FN void rotate_together_thread(const Request& request, const Thread& at) {
     constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
     const Tensor& q_tensor = request.tensors[0];
     const Tensor& k_tensor = request.tensors[1];
     Share<Element, JOINED, BYTES, Q> q;
     Share<Element, JOINED, BYTES, K> k;
-    rotate_place<PAIRS>(
+    rotate_place<PAIRS, MANY>(
         request, at,
         [&](const Place& place) {
             q.take(q_tensor, place, at.block_y, at);
@@ -240,12 +293,12 @@ ROPE_FN void rotate_together_thread(const Request& request, const Thread& at) {
 }
 
 // Q heads of q together with K heads of k; or, where K is 0, Q heads of either.
-template <class Element, bool JOINED, int BYTES, int Q, int K>
+template <class Element, bool JOINED, int BYTES, int Q, int K, bool MANY>
 ROPE_FN void rotate_thread(const Request& request, const Thread& at) {
     if constexpr (K == 0) {
-        rotate_apart_thread<Element, JOINED, BYTES, Q>(request, at);
+        rotate_apart_thread<Element, JOINED, BYTES, Q, MANY>(request, at);
     } else {
-        rotate_together_thread<Element, JOINED, BYTES, Q, K>(request, at);
+        rotate_together_thread<Element, JOINED, BYTES, Q, K, MANY>(request, at);
     }
 }
 

@@ -61,6 +61,10 @@ impl DoubleDouble {
         quick_two_sum(first, second).add(third.into())
     }
 
+    pub fn negated(self) -> Self {
+        Self { high: -self.high, low: -self.low }
+    }
+
     fn scale(self, power_of_two: f64) -> Self {
         Self { high: self.high * power_of_two, low: self.low * power_of_two }
     }
@@ -89,7 +93,7 @@ impl DoubleDouble {
         // Two Newton steps on exp(y) = self, from f64's own logarithm.
         let mut y = Self::from(self.high.ln());
         for _ in 0..2 {
-            let ratio = self.mul(Self { high: -y.high, low: -y.low }.exp());
+            let ratio = self.mul(y.negated().exp());
             y = y.add(ratio.add((-1.0).into()));
         }
         y

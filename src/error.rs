@@ -41,6 +41,45 @@ pub enum Error {
         /// Its frequency after condensing, in radians per position.
         given: f64,
     },
+    /// A parameter of a scaling that is out of range.
+    Scaling {
+        /// Its name, transformers' one.
+        key: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        given: f64,
+    },
+    /// A scaling's list that does not have one entry a pair.
+    ScalingList {
+        /// Its name, transformers' one.
+        key: &'static str,
+        /// Number of pairs.
+        expected: usize,
+        /// Its length.
+        given: usize,
+    },
+    /// Sections of M-RoPE that do not add up to the pairs there are.
+    Sections {
+        /// Number of pairs (or the most there can be).
+        expected: usize,
+        /// Pairs by time, height and width.
+        given: [usize; 3],
+    },
+    /// No sets of frequencies, or sets that differ in rotary dimension.
+    Sets {
+        /// The first set's rotary dimension.
+        expected: usize,
+        /// Another one's.
+        given: usize,
+    },
+    /// A condense ratio on top of a scaling that stretches positions itself.
+    NotCondensable {
+        /// transformers' name of the scaling.
+        scaling: &'static str,
+        /// The ratio that was given.
+        ratio: f64,
+    },
     /// A capacity (`max_position_embeddings · ratio`) that is not a finite number of rows.
     Capacity {
         /// The capacity that the arguments amount to.
@@ -229,6 +268,22 @@ impl fmt::Display for Error {
                 f,
                 "frequency of pair {pair} must be finite and below 2^32 turns per position: \
                  given {given} radians per position"
+            ),
+            Self::Scaling { key, expected, given } => {
+                write!(f, "{key} must be {expected}: given {given}")
+            }
+            Self::ScalingList { key, expected, given } => {
+                write!(f, "{key} must have one entry a pair, {expected}: given {given}")
+            }
+            Self::Sections { expected, given } => {
+                write!(f, "sections must add up to {expected} pairs: given {given:?}")
+            }
+            Self::Sets { expected, given } => {
+                write!(f, "all sets must have a rotary dimension of {expected}: given {given}")
+            }
+            Self::NotCondensable { scaling, ratio } => write!(
+                f,
+                "{scaling} scaling stretches positions itself: a ratio of {ratio} would do it twice"
             ),
             Self::Capacity { given } => write!(
                 f,

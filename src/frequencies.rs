@@ -36,17 +36,9 @@ impl Frequencies {
     /// base far below 1 makes a pair turn too fast.
     pub fn new(rotary_dim: usize, base: f64) -> Result<Self> {
         check_rotary_dim(rotary_dim)?;
-        if !(base.is_finite() && base > 0.0) {
-            return Err(Error::Base { given: base });
-        }
-        let ln_base = DoubleDouble::from(base).ln();
-        let dim = DoubleDouble::from(rotary_dim as f64);
-        let inv_freq = (0..rotary_dim / 2)
-            .map(|j| {
-                let exponent = DoubleDouble::from(-2.0 * j as f64).div(dim);
-                exponent.mul(ln_base).exp()
-            })
-            .collect();
+        check_base(base)?;
+        let mut inv_freq = vec![0.0.into(); rotary_dim / 2];
+        powers(&mut inv_freq, DoubleDouble::from(base).ln());
         Self::checked(inv_freq)
     }
 
@@ -125,16 +117,40 @@ impl Frequencies {
     }
 
     fn checked(inv_freq: Vec<DoubleDouble>) -> Result<Self> {
+        let frequencies = Self { inv_freq, factor: 1.0 };
+        frequencies.recheck()?;
+        Ok(frequencies)
+    }
+
+    /// Every frequency can be kept exact.
+    pub(crate) fn recheck(&self) -> Result<()> {
         // Above this the fraction of a turn would keep fewer than 64 of the 106 bits.
         let limit = TAU.high * 2f64.powi(32);
-        match inv_freq.iter().position(|f| f.high.is_nan() || f.high.abs() >= limit) {
-            Some(pair) => Err(Error::Frequency { pair, given: inv_freq[pair].high }),
-            None => Ok(Self { inv_freq, factor: 1.0 }),
+        match self.inv_freq.iter().position(|f| f.high.is_nan() || f.high.abs() >= limit) {
+            Some(pair) => Err(Error::Frequency { pair, given: self.inv_freq[pair].high }),
+            None => Ok(()),
         }
+    }
+
+    /// For a scaling to work them out again.
+    pub(crate) fn inv_freq_mut(&mut self) -> &mut [DoubleDouble] {
+        &mut self.inv_freq
     }
 }
 
-fn check_rotary_dim(rotary_dim: usize) -> Result<()> {
+/// `base^(-j / pairs)`.
+pub(crate) fn powers(inv_freq: &mut [DoubleDouble], ln_base: DoubleDouble) {
+    let pairs = DoubleDouble::from(inv_freq.len() as f64);
+    for (j, f) in inv_freq.iter_mut().enumerate() {
+        *f = DoubleDouble::from(-(j as f64)).div(pairs).mul(ln_base).exp();
+    }
+}
+
+pub(crate) fn check_base(base: f64) -> Result<()> {
+    if base.is_finite() && base > 0.0 { Ok(()) } else { Err(Error::Base { given: base }) }
+}
+
+pub(crate) fn check_rotary_dim(rotary_dim: usize) -> Result<()> {
     if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > MAX_HEAD_DIM {
         return Err(Error::RotaryDim { given: rotary_dim });
     }

@@ -13,11 +13,15 @@ mod element;
 mod error;
 mod frequencies;
 mod heads;
+#[cfg(feature = "hf")]
+pub mod hf;
 #[doc(hidden)]
 pub mod kernel;
 mod layout;
 mod pairing;
 mod positions;
+mod scaling;
+mod sections;
 #[cfg(feature = "tch")]
 pub mod tch;
 mod trace;
@@ -29,7 +33,9 @@ pub use frequencies::Frequencies;
 pub use heads::Heads;
 pub use layout::Layout;
 pub use pairing::{Direction, Pairing};
-pub use positions::Positions;
+pub use positions::{PositionKind, Positions};
+pub use scaling::{LongRope, Scaled, Scaling, Yarn};
+pub use sections::Sections;
 
 /// The most channels a head may have.
 pub const MAX_HEAD_DIM: usize = 1024;

@@ -3,8 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 
-use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
-use condensed_rope::{Dtype, Layout, Pairing, Positions};
+use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, SetShape, Spec, check_raw};
+use condensed_rope::{Direction, Dtype, Layout, Pairing, Positions};
 
 struct Counting;
 
@@ -44,9 +44,10 @@ fn the_counter_counts() {
 fn checks_and_launches_allocate_nothing() {
     let spec = Spec {
         steps: 1 << 20,
-        rotary_dim: 128,
+        sets: SetShape { rotary_dim: 128, count: 1, stride: 66 },
         pairing: Pairing::HalfSplit,
-        factors: (1.0, 1.0),
+        direction: Direction::Forward,
+        factor: 1.0,
         multiprocessors: 132,
         overlap: Overlap::None,
     };
@@ -54,7 +55,7 @@ fn checks_and_launches_allocate_nothing() {
     let q = Layout::thd(7, 32, 128).with_strides(strides);
     let k = Layout::thd(7, 8, 128).with_strides(strides).at(32 * 128);
     let [q, k] = [q, k].map(|layout| RawHeads::in_place(Dtype::BF16, 1 << 30, layout));
-    let ids = Positions::Ids(RawIds { address: 1 << 25, len: 7, wide: true });
+    let ids = Positions::ids(RawIds { address: 1 << 25, len: 7, wide: true });
     let mut launch = None;
     let counted = allocations(|| {
         check_raw(&q, Some(&k), &ids, 128).expect("packed views are disjoint");

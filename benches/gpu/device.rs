@@ -184,7 +184,7 @@ impl Device {
         };
         let ids = RawIds { address: self.ids, len: case.tokens, wide: true };
         // SAFETY: the pool and the ids outlive every launch, and all of them are on one stream.
-        unsafe { rope.rotate_raw(stream, heads(q), Some(heads(k)), Positions::Ids(ids)) }
+        unsafe { rope.rotate_raw(stream, heads(q), Some(heads(k)), Positions::ids(ids)) }
             .expect("a valid call");
     }
 

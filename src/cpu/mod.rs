@@ -23,6 +23,7 @@ mod simd;
 use std::sync::Arc;
 
 use crate::heads::{self, Extent};
+use crate::kernel::Sets;
 use crate::positions::Indices;
 use crate::{Direction, Element, Frequencies, Layout, Pairing, Positions, Result, trace};
 use rotate::{Rotation, Tensor, Turns};
@@ -117,8 +118,7 @@ impl Ids<'_> {
 /// Rotates query and key on the CPU. Cheap to clone; `Send + Sync`.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    steps: Arc<[u64]>,
-    factor: f32,
+    sets: Arc<Sets>,
     pairing: Pairing,
     direction: Direction,
 }
@@ -126,12 +126,20 @@ pub struct Rope {
 impl Rope {
     /// A rope that turns `frequencies` in pairs laid out as `pairing` says.
     pub fn new(frequencies: &Frequencies, pairing: Pairing) -> Self {
-        Self {
-            steps: frequencies.steps().collect(),
-            factor: frequencies.factor(),
-            pairing,
-            direction: Direction::Forward,
-        }
+        Self::of(Sets::one(frequencies), pairing)
+    }
+
+    /// A rope with several sets of frequencies, for batches that mix ratios or lengths: see
+    /// [`Positions::with_sets`]. Where a call does not choose, all sequences turn by the first.
+    ///
+    /// # Errors
+    /// [`Error::Sets`](crate::Error) where there are none, or they differ in rotary dimension.
+    pub fn of_sets(sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
+        Ok(Self::of(Sets::new(sets)?, pairing))
+    }
+
+    fn of(sets: Sets, pairing: Pairing) -> Self {
+        Self { sets: Arc::new(sets), pairing, direction: Direction::Forward }
     }
 
     /// The same rope turning the other way: see [`Direction::Inverse`].
@@ -141,7 +149,7 @@ impl Rope {
 
     /// Number of rotated channels.
     pub fn rotary_dim(&self) -> usize {
-        2 * self.steps.len()
+        self.sets.shape.rotary_dim
     }
 
     /// Rotates q and, where given, k by the tokens' positions. Nothing else is touched: not the
@@ -194,13 +202,14 @@ impl Rope {
     pub fn cos_sin<T: Element>(&self, start: i64, cos: &mut [T], sin: &mut [T]) -> Result<()> {
         let _range = trace::range("condensed_rope::cpu::cos_sin");
         heads::check_table(cos.len(), sin.len(), self.rotary_dim())?;
-        rotate::table(self.turns(), self.pairing, start, cos, sin);
+        rotate::table(self.turns(0), self.pairing, start, cos, sin);
         Ok(())
     }
 
-    fn turns(&self) -> Turns<'_> {
-        let (cos_factor, sin_factor) = self.direction.factors(self.factor);
-        Turns { steps: &self.steps, cos_factor, sin_factor }
+    fn turns(&self, set: usize) -> Turns<'_> {
+        let (steps, factor) = self.sets.get(set);
+        let (cos_factor, sin_factor) = self.direction.factors(factor);
+        Turns { steps, cos_factor, sin_factor }
     }
 
     /// The tensors passed `heads::check`, or `heads::check_packed`.
@@ -211,12 +220,19 @@ impl Rope {
         positions: Positions<Ids<'_>>,
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cpu::rotate");
-        positions.check(batch, seq)?;
-        let rotation =
-            Rotation { turns: self.turns(), pairing: self.pairing, tensors, positions, seq };
+        positions.check(batch, seq, self.rotary_dim())?;
+        let rotation = Rotation {
+            turns: |set| self.turns(set),
+            sets: self.sets.shape,
+            pairing: self.pairing,
+            tensors,
+            positions,
+            seq,
+            tokens: batch.saturating_mul(seq),
+        };
         // SAFETY: the checks say that every row lies in its buffer and that no two rows that are
         // written share an element; the caller borrows the buffers.
-        unsafe { rotation.run(batch.saturating_mul(seq)) };
+        unsafe { rotation.run() };
         Ok(())
     }
 }

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::simd::{self, Work};
 use super::{Ids, phase};
-use crate::{Element, Layout, MAX_HEAD_DIM, Pairing, Positions};
+use crate::kernel::SetShape;
+use crate::{Element, Layout, MAX_HEAD_DIM, Pairing, PositionKind, Positions};
 
 /// Channels worth handing to another thread.
 const CHANNELS_PER_TASK: usize = 1 << 15;
@@ -28,8 +29,15 @@ impl Angles {
 
     #[inline(always)]
     fn turn_to(&mut self, position: i64, turns: &Turns) {
-        for ((step, cos), sin) in turns.steps.iter().zip(&mut self.cos).zip(&mut self.sin) {
-            let (exact_cos, exact_sin) = phase::cos_sin(step.wrapping_mul(position as u64));
+        self.turn_by(turns, |_| position);
+    }
+
+    /// Each pair to a position of its own.
+    #[inline(always)]
+    fn turn_by(&mut self, turns: &Turns, position: impl Fn(usize) -> i64) {
+        let angles = self.cos.iter_mut().zip(&mut self.sin);
+        for (pair, (step, (cos, sin))) in turns.steps.iter().zip(angles).enumerate() {
+            let (exact_cos, exact_sin) = phase::cos_sin(step.wrapping_mul(position(pair) as u64));
             *cos = exact_cos * turns.cos_factor;
             *sin = exact_sin * turns.sin_factor;
         }
@@ -47,50 +55,75 @@ pub(super) struct Tensor<T> {
 // an exclusive one), and tasks write rows that share no element.
 unsafe impl<T: Element> Sync for Tensor<T> {}
 
-/// One rotation, checked.
-pub(super) struct Rotation<'a, T> {
-    pub turns: Turns<'a>,
+/// One rotation, checked. `turns` are those of a set.
+pub(super) struct Rotation<'a, T, F> {
+    pub turns: F,
+    pub sets: SetShape,
     pub pairing: Pairing,
     pub tensors: [Option<Tensor<T>>; 2],
     pub positions: Positions<Ids<'a>>,
     pub seq: usize,
+    pub tokens: usize,
 }
 
-impl<T: Element> Rotation<'_, T> {
-    /// Rotates `tokens` tokens.
+impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Rotation<'_, T, F> {
+    /// Rotates all tokens.
     ///
     /// # Safety
     /// Every row of every tensor lies in memory that is valid for the call, and rows that are
     /// written share no element with one another or with a row of a source.
-    pub unsafe fn run(&self, tokens: usize) {
+    pub unsafe fn run(&self) {
         let heads: usize = self.tensors.iter().flatten().map(|tensor| tensor.layout.heads).sum();
-        for_each_task(tokens, 2 * self.turns.steps.len() * heads, |first, last| {
-            simd::dispatch(Tokens { rotation: self, first, last });
+        for_each_task(self.tokens, self.sets.rotary_dim * heads, |first, last| {
+            simd::dispatch(Task { rotation: self, first, last });
         });
     }
 
+    /// The sequence that a token is of.
     #[inline(always)]
-    fn position(&self, token: usize) -> i64 {
-        let (b, s) = (token / self.seq, token % self.seq);
-        match &self.positions {
-            Positions::Ids(ids) => ids.get(token),
-            Positions::SharedIds(ids) => ids.get(s),
-            Positions::From(start) => start.wrapping_add(s as i64),
-            Positions::Starts(starts) => starts.get(b).wrapping_add(s as i64),
-            Positions::Ragged { cu_seqlens, starts } => {
-                let (mut low, mut high) = (0, crate::positions::Indices::len(cu_seqlens) - 1);
-                while high - low > 1 {
-                    let middle = low + (high - low) / 2;
-                    if cu_seqlens.get(middle) <= token as i64 {
-                        low = middle;
-                    } else {
-                        high = middle;
-                    }
-                }
-                let start = starts.map_or(0, |starts| starts.get(low));
-                start.wrapping_add(token as i64 - cu_seqlens.get(low))
+    fn sequence(&self, token: usize) -> usize {
+        let PositionKind::Ragged { cu_seqlens, .. } = &self.positions.kind else {
+            return token / self.seq;
+        };
+        let (mut low, mut high) = (0, crate::positions::Indices::len(cu_seqlens) - 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if cu_seqlens.get(middle) <= token as i64 {
+                low = middle;
+            } else {
+                high = middle;
             }
         }
+        low
+    }
+
+    /// By which set a token's sequence turns.
+    #[inline(always)]
+    fn set(&self, token: usize) -> usize {
+        let sets = self.positions.sets.as_ref();
+        sets.map_or(0, |sets| self.sets.set(sets.get(self.sequence(token))))
+    }
+
+    #[inline(always)]
+    fn turn(&self, angles: &mut Angles, token: usize) {
+        let s = token % self.seq;
+        let turns = (self.turns)(self.set(token));
+        let position = match &self.positions.kind {
+            PositionKind::Ids(ids) => ids.get(token),
+            PositionKind::SharedIds(ids) => ids.get(s),
+            PositionKind::From(start) => start.wrapping_add(s as i64),
+            PositionKind::Starts(starts) => starts.get(token / self.seq).wrapping_add(s as i64),
+            PositionKind::Ragged { cu_seqlens, starts } => {
+                let sequence = self.sequence(token);
+                let start = starts.map_or(0, |starts| starts.get(sequence));
+                start.wrapping_add(token as i64 - cu_seqlens.get(sequence))
+            }
+            PositionKind::Axes { ids, sections } => {
+                let along = [0, 1, 2].map(|axis| ids.get(axis * self.tokens + token));
+                return angles.turn_by(&turns, |pair| along[sections.axis(pair)]);
+            }
+        };
+        angles.turn_to(position, &turns);
     }
 }
 
@@ -106,20 +139,20 @@ fn for_each_task(items: usize, channels_per_item: usize, task: impl Fn(usize, us
 }
 
 /// A task: tokens `first..last` of a rotation whose promise was given.
-struct Tokens<'a, T> {
-    rotation: &'a Rotation<'a, T>,
+struct Task<'a, R> {
+    rotation: &'a R,
     first: usize,
     last: usize,
 }
 
-impl<T: Element> Work for Tokens<'_, T> {
+impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Work for Task<'_, Rotation<'_, T, F>> {
     #[inline(always)]
     fn run(self) {
         let rotation = self.rotation;
-        let pairs = rotation.turns.steps.len();
+        let pairs = rotation.sets.pairs();
         let mut angles = Angles::ZERO;
         for token in self.first..self.last {
-            angles.turn_to(rotation.position(token), &rotation.turns);
+            rotation.turn(&mut angles, token);
             let (cos, sin) = (&angles.cos[..pairs], &angles.sin[..pairs]);
             for tensor in rotation.tensors.iter().flatten() {
                 let (b, s) = (token / rotation.seq, token % rotation.seq);

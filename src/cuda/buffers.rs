@@ -10,7 +10,7 @@ use cudarc::driver::{
 use crate::heads::Extent;
 use crate::kernel::{RawHeads, RawIds};
 use crate::positions::Indices;
-use crate::{Element, Error, Layout, Positions, Result};
+use crate::{Element, Error, Layout, PositionKind, Positions, Result};
 
 /// Device memory to read: from a `&CudaSlice` or a `CudaView`.
 #[derive(Debug)]
@@ -162,38 +162,34 @@ impl Ids<'_> {
 
 impl Positions<Ids<'_>> {
     pub(super) fn check_context(&self, context: &Arc<CudaContext>) -> Result<()> {
-        match self {
-            Self::From(_) => Ok(()),
-            Self::Ids(ids) | Self::SharedIds(ids) => ids.check_context(context, "position ids"),
-            Self::Starts(starts) => starts.check_context(context, "starts"),
-            Self::Ragged { cu_seqlens, starts } => {
+        match &self.kind {
+            PositionKind::From(_) => {}
+            PositionKind::Ids(ids)
+            | PositionKind::SharedIds(ids)
+            | PositionKind::Axes { ids, .. } => ids.check_context(context, "position ids")?,
+            PositionKind::Starts(starts) => starts.check_context(context, "starts")?,
+            PositionKind::Ragged { cu_seqlens, starts } => {
                 cu_seqlens.check_context(context, "cu_seqlens")?;
-                starts.as_ref().map_or(Ok(()), |starts| starts.check_context(context, "starts"))
+                if let Some(starts) = starts {
+                    starts.check_context(context, "starts")?;
+                }
             }
         }
+        self.sets.as_ref().map_or(Ok(()), |sets| sets.check_context(context, "sets"))
     }
 
-    pub(super) fn resolve<'b>(&'b self, stream: &'b CudaStream) -> (Positions<RawIds>, Guards<'b>) {
-        match self {
-            Self::From(start) => (Positions::From(*start), [None, None]),
-            Self::Ids(ids) => {
-                let (raw, guard) = ids.resolve(stream);
-                (Positions::Ids(raw), [Some(guard), None])
-            }
-            Self::SharedIds(ids) => {
-                let (raw, guard) = ids.resolve(stream);
-                (Positions::SharedIds(raw), [Some(guard), None])
-            }
-            Self::Starts(starts) => {
-                let (raw, guard) = starts.resolve(stream);
-                (Positions::Starts(raw), [Some(guard), None])
-            }
-            Self::Ragged { cu_seqlens, starts } => {
-                let (cu_seqlens, guard) = cu_seqlens.resolve(stream);
-                let (starts, starts_guard) =
-                    starts.as_ref().map(|starts| starts.resolve(stream)).unzip();
-                (Positions::Ragged { cu_seqlens, starts }, [Some(guard), starts_guard])
-            }
-        }
+    pub(super) fn resolve<'b>(
+        &'b self,
+        stream: &'b CudaStream,
+    ) -> (Positions<RawIds>, [Option<SyncOnDrop<'b>>; 3]) {
+        // A kind has two buffers at most, and the sets are a third.
+        let (mut guards, mut count) = ([const { None }; 3], 0);
+        let raw = self.as_ref().map(|ids| {
+            let (raw, guard) = ids.resolve(stream);
+            guards[count] = Some(guard);
+            count += 1;
+            raw
+        });
+        (raw, guards)
     }
 }

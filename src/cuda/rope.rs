@@ -11,7 +11,9 @@ use cudarc::driver::{
 use super::buffers::{Heads, Ids, ViewMut, check_context};
 use super::kernels::{Kernels, Steps, allocating, driver};
 use crate::heads::{self, Extent};
-use crate::kernel::{Launch, Overlap, RawHeads, RawIds, Spec, check_raw};
+use crate::kernel::{
+    Launch, Overlap, RawHeads, RawIds, SetShape, Sets, Spec, check_raw, write_set,
+};
 use crate::{
     CondensedRotaryEmbedding, CosSin, Direction, Element, Error, Frequencies, Layout, Pairing,
     Positions, Result, trace,
@@ -22,7 +24,7 @@ use crate::{
 pub struct Rope {
     kernels: Arc<Kernels>,
     steps: Arc<Steps>,
-    rotary_dim: usize,
+    sets: SetShape,
     factor: f32,
     pairing: Pairing,
     direction: Direction,
@@ -41,7 +43,22 @@ impl Rope {
         frequencies: &Frequencies,
         pairing: Pairing,
     ) -> Result<Self> {
-        Self::of(Arc::new(Kernels::load(context)?), frequencies, pairing)
+        Self::of(Arc::new(Kernels::load(context)?), &Sets::one(frequencies), pairing)
+    }
+
+    /// A rope with several sets of frequencies, for batches that mix ratios or lengths: see
+    /// [`Positions::with_sets`]. Where a call does not choose, all sequences turn by the first.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Sets`] where there are none, or they differ in rotary
+    /// dimension.
+    pub fn of_sets(
+        context: &Arc<CudaContext>,
+        sets: &[Frequencies],
+        pairing: Pairing,
+    ) -> Result<Self> {
+        let sets = Sets::new(sets)?;
+        Self::of(Arc::new(Kernels::load(context)?), &sets, pairing)
     }
 
     /// Another rope over the same loaded kernels: for models with several sets of frequencies.
@@ -49,16 +66,60 @@ impl Rope {
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Driver`].
     pub fn with(&self, frequencies: &Frequencies, pairing: Pairing) -> Result<Self> {
-        Self::of(self.kernels.clone(), frequencies, pairing)
+        Self::of(self.kernels.clone(), &Sets::one(frequencies), pairing)
     }
 
-    fn of(kernels: Arc<Kernels>, frequencies: &Frequencies, pairing: Pairing) -> Result<Self> {
-        let steps: Vec<u64> = frequencies.steps().collect();
+    /// Another rope of several sets, over the same loaded kernels.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with); [`Error::Sets`].
+    pub fn with_sets(&self, sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
+        Self::of(self.kernels.clone(), &Sets::new(sets)?, pairing)
+    }
+
+    /// Writes other frequencies over set `set` (0, where there is one), on `stream`: launches after it
+    /// on that stream turn by them, those of clones of this rope and of graphs that captured one too.
+    /// For frequencies that change with the length, such as
+    /// [`Scaled::set_length`](crate::Scaled::set_length)'s. Nothing is allocated on the device.
+    ///
+    /// A rope of one set keeps its factor on cos and sin, which no length changes.
+    ///
+    /// # Errors
+    /// [`Error::Sets`] where the rotary dimension is another one, or there is no such set;
+    /// [`Error::Context`]; or [`Error::Driver`], also where `stream` is being captured.
+    pub fn retune(&self, stream: &CudaStream, set: usize, frequencies: &Frequencies) -> Result<()> {
+        let (expected, given) = (self.rotary_dim(), frequencies.rotary_dim());
+        if expected != given {
+            return Err(Error::Sets { expected, given });
+        }
+        if set >= self.sets.count {
+            return Err(Error::Positions { what: "sets", expected: self.sets.count, given: set });
+        }
+        self.check_stream(stream)?;
+        let doing = driver("retuning");
+        if stream.capture_status().map_err(&doing)?
+            != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
+        {
+            let reason = "the stream is being captured".to_owned();
+            return Err(Error::Driver { doing: "retuning", reason });
+        }
+        const MOST: usize = crate::MAX_HEAD_DIM / 2 + 2;
+        let mut words = [0; MOST];
+        write_set(frequencies, &mut words);
+        let words = &words[..self.sets.stride];
+        let address = self.steps.address + (set * self.sets.stride * size_of::<u64>()) as u64;
+        // SAFETY: the set's words lie in the buffer, and the driver has copied pageable memory when
+        // it returns. Launches before it on the stream have read what they need; others may read a
+        // mixture, which is frequencies as good as any to them.
+        unsafe { result::memcpy_htod_async(address, words, stream.cu_stream()) }.map_err(doing)
+    }
+
+    fn of(kernels: Arc<Kernels>, sets: &Sets, pairing: Pairing) -> Result<Self> {
         Ok(Self {
-            steps: Arc::new(Steps::upload(&kernels.context, &steps)?),
+            steps: Arc::new(Steps::upload(&kernels.context, &sets.words)?),
             kernels,
-            rotary_dim: frequencies.rotary_dim(),
-            factor: frequencies.factor(),
+            sets: sets.shape,
+            factor: sets.factor,
             pairing,
             direction: Direction::Forward,
             overlap: Overlap::None,
@@ -79,7 +140,7 @@ impl Rope {
 
     /// Number of rotated channels.
     pub fn rotary_dim(&self) -> usize {
-        self.rotary_dim
+        self.sets.rotary_dim
     }
 
     /// The context the rope lives in.
@@ -90,9 +151,10 @@ impl Rope {
     fn spec(&self) -> Spec {
         Spec {
             steps: self.steps.address,
-            rotary_dim: self.rotary_dim,
+            sets: self.sets,
             pairing: self.pairing,
-            factors: self.direction.factors(self.factor),
+            direction: self.direction,
+            factor: self.factor,
             multiprocessors: self.kernels.multiprocessors,
             overlap: self.overlap,
         }
@@ -154,7 +216,7 @@ impl Rope {
         let _range = trace::range("condensed_rope::cuda::rotate");
         let q_extent = q.extent(Extent::q);
         let k_extent = k.as_ref().map(|k| k.extent(Extent::k));
-        heads::check(&q_extent, k_extent.as_ref(), self.rotary_dim)?;
+        heads::check(&q_extent, k_extent.as_ref(), self.rotary_dim())?;
         q.check_context(self.context(), &q_extent)?;
         if let (Some(k), Some(extent)) = (&k, &k_extent) {
             k.check_context(self.context(), extent)?;
@@ -186,7 +248,7 @@ impl Rope {
         let ViewMut(mut buffer) = buffer.into();
         let len = buffer.len();
         let (q_extent, k_extent) = (Extent::q(q, len, None), Extent::k(k, len, None));
-        heads::check_packed(&q_extent, &k_extent, self.rotary_dim)?;
+        heads::check_packed(&q_extent, &k_extent, self.rotary_dim())?;
         check_context(self.context(), "qkv", &buffer)?;
         self.prepare(stream, &positions, &q)?;
 
@@ -224,7 +286,7 @@ impl Rope {
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::rotate_raw");
         let (q, k) = (q.without_own_source(), k.map(RawHeads::without_own_source));
-        check_raw(&q, k.as_ref(), &positions, self.rotary_dim)?;
+        check_raw(&q, k.as_ref(), &positions, self.rotary_dim())?;
         let launch = Launch::rotation(&self.spec(), &q, k.as_ref(), &positions)?;
         self.context().bind_to_thread().map_err(driver("binding the context"))?;
         // SAFETY: the caller's promise, and the checks above.
@@ -247,7 +309,7 @@ impl Rope {
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::cos_sin");
         let (ViewMut(mut cos), ViewMut(mut sin)) = (cos.into(), sin.into());
-        let rows = heads::check_table(cos.len(), sin.len(), self.rotary_dim)?;
+        let rows = heads::check_table(cos.len(), sin.len(), self.rotary_dim())?;
         check_context(self.context(), "cos", &cos)?;
         check_context(self.context(), "sin", &sin)?;
         self.check_stream(stream)?;
@@ -267,7 +329,7 @@ impl Rope {
         q: &Layout,
     ) -> Result<()> {
         let [batch, seq, ..] = q.shape();
-        positions.check(batch, seq)?;
+        positions.check(batch, seq, self.rotary_dim())?;
         positions.check_context(self.context())?;
         self.check_stream(stream)
     }

@@ -19,10 +19,16 @@ struct Cut {
 
 impl Cut {
     /// By the threads that a multiprocessor would have, were each to take one head.
-    fn of([q, k]: [usize; 2], threads: usize) -> Self {
+    fn of([q, k]: [usize; 2], threads: usize, many: bool) -> Self {
         // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
         let grouped = k > 0 && q >= 2 * k;
         match threads {
+            // Fewer cuts where a thread may have to choose: kernels of their own.
+            0..=4096 if many => Self { entry: Entry::ManyRotate2, rows: 8, block: 128 },
+            _ if many && grouped => {
+                Self { entry: Entry::ManyRotate2And1, rows: MAX_THREADS, block: 256 }
+            }
+            _ if many => Self { entry: Entry::ManyRotate2, rows: MAX_THREADS, block: 256 },
             // A token alone spreads over many multiprocessors.
             0..=1024 => Self { entry: Entry::Rotate2, rows: 8, block: 128 },
             // Enough to hide memory behind one another: what heads share counts.
@@ -55,13 +61,15 @@ pub struct Work {
     pub tokens: usize,
     /// Whether tokens are nearer to one another in memory than heads are.
     pub tokens_inside: bool,
+    /// Whether there are many positions a token, or many sets of frequencies.
+    pub many: bool,
 }
 
 impl Geometry {
     pub fn rotation(work: Work, multiprocessors: usize) -> Self {
         let Work { width, heads, tokens, .. } = work;
         let threads = width.saturating_mul(heads[0] + heads[1]).saturating_mul(tokens);
-        let Cut { entry, rows, block } = Cut::of(heads, threads / multiprocessors);
+        let Cut { entry, rows, block } = Cut::of(heads, threads / multiprocessors, work.many);
         let [of_q, of_k] = entry.heads();
         let [q, k] = [heads[0].div_ceil(of_q), heads[1].div_ceil(of_k)];
         let most = if work.tokens_inside { 1 } else { rows };
@@ -103,9 +111,11 @@ mod tests {
             for heads in [[1, 0], [0, 3], [2, 2], [7, 1], [32, 8], [64, 64], [71, 1], [MOST, MOST]]
             {
                 for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
-                    for tokens_inside in [false, true] {
-                        let g =
-                            Geometry::rotation(Work { width, heads, tokens, tokens_inside }, 132);
+                    for (tokens_inside, many) in [(false, false), (true, false), (false, true)] {
+                        let g = Geometry::rotation(
+                            Work { width, heads, tokens, tokens_inside, many },
+                            132,
+                        );
                         let (x, y, z) = g.block;
                         assert!(
                             x as usize == width && x * y * z <= MAX_THREADS as u32 && z <= 64,

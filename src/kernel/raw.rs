@@ -1,10 +1,11 @@
 //! Tensors by address, for engines with their own memory.
 
 use super::Address;
-use super::request::PositionSource;
+use super::request::{Axes, Choice, PositionSource};
+use super::sets::SetShape;
 use crate::heads::{self, Extent};
 use crate::positions::Indices;
-use crate::{Dtype, Error, Layout, Positions, Result};
+use crate::{Dtype, Error, Layout, PositionKind, Positions, Result};
 
 /// Heads at an address in device memory.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ pub fn check_raw(
         heads.check_alignment(extent)?;
     }
     check_all_disjoint(&tensors, &extents)?;
-    positions.check(q.layout.batch, q.layout.seq)
+    positions.check(q.layout.batch, q.layout.seq, rotary_dim)
 }
 
 /// No tensor that is written shares memory with another one.
@@ -151,23 +152,39 @@ fn check_all_disjoint(tensors: &[Option<&RawHeads>; 2], extents: &[Extent; 2]) -
     Ok(())
 }
 
+impl Choice {
+    /// For sets whose number fits the positions' sequences.
+    pub fn new(positions: &Positions<RawIds>, sets: &SetShape) -> Result<Self> {
+        let Some(ids) = &positions.sets else { return Ok(Self::default()) };
+        Ok(Self {
+            ids: ids.checked("sets")?,
+            stride: sets.stride as u32,
+            last: (sets.count - 1) as u32,
+            wide: ids.wide.into(),
+            reserved: 0,
+        })
+    }
+}
+
 impl PositionSource {
     /// For positions whose lengths fit `[batch, seq]`.
-    pub fn new(positions: &Positions<RawIds>, seq: usize) -> Result<Self> {
+    pub fn new(positions: &Positions<RawIds>, [batch, seq]: [usize; 2]) -> Result<Self> {
         let consecutive = Self { counts: 1, ..Self::default() };
         let values = |what, values: &RawIds| -> Result<Self> {
             Ok(Self { values: values.checked(what)?, wide: values.wide.into(), ..Self::default() })
         };
-        Ok(match positions {
-            Positions::From(start) => Self { start: *start, ..consecutive },
-            Positions::Ids(ids) => {
+        Ok(match &positions.kind {
+            PositionKind::From(start) => Self { start: *start, ..consecutive },
+            PositionKind::Ids(ids) => {
                 Self { batch_stride: seq as u32, token_stride: 1, ..values("position ids", ids)? }
             }
-            Positions::SharedIds(ids) => Self { token_stride: 1, ..values("position ids", ids)? },
-            Positions::Starts(starts) => {
+            PositionKind::SharedIds(ids) => {
+                Self { token_stride: 1, ..values("position ids", ids)? }
+            }
+            PositionKind::Starts(starts) => {
                 Self { batch_stride: 1, counts: 1, ..values("starts", starts)? }
             }
-            Positions::Ragged { cu_seqlens, starts } => Self {
+            PositionKind::Ragged { cu_seqlens, starts } => Self {
                 cu_seqlens: cu_seqlens.checked("cu_seqlens")?,
                 sequences: u32::try_from(cu_seqlens.len - 1).map_err(|_| Error::TooLarge {
                     tensor: "cu_seqlens",
@@ -176,6 +193,21 @@ impl PositionSource {
                 })?,
                 ..starts.map_or(Ok(consecutive), |starts| values("starts", &starts))?
             },
+            PositionKind::Axes { ids, sections } => {
+                let [time, height, width] = sections.sizes().map(|size| size as u32);
+                let (axes, sections) = match sections.is_interleaved() {
+                    true => (Axes::Interleaved, [3 * height, 3 * width]),
+                    false => (Axes::Blocks, [time, time + height]),
+                };
+                Self {
+                    batch_stride: seq as u32,
+                    token_stride: 1,
+                    axes,
+                    axis_stride: batch.saturating_mul(seq) as u32,
+                    sections,
+                    ..values("position ids", ids)?
+                }
+            }
         })
     }
 }

@@ -28,6 +28,30 @@ pub struct PositionSource {
     pub counts: u32,
     pub sequences: u32,
     pub wide: u32,
+    pub axes: Axes,
+    pub axis_stride: u32,
+    pub sections: [u32; 2],
+    pub reserved: u32,
+}
+
+/// How pairs choose among three positions a token.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Axes {
+    #[default]
+    One = 0,
+    Blocks = 1,
+    Interleaved = 2,
+}
+
+/// How sequences choose among sets of frequencies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    pub ids: Address,
+    pub stride: u32,
+    pub last: u32,
+    pub wide: u32,
     pub reserved: u32,
 }
 
@@ -43,6 +67,7 @@ pub struct Divisor {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request {
     pub steps: Address,
+    pub sets: Choice,
     pub tensors: [Tensor; 2],
     pub positions: PositionSource,
     pub seq: Divisor,
@@ -56,7 +81,7 @@ pub struct Request {
     pub overlap: Overlap,
 }
 
-const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 264);
+const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 304);
 
 /// How a launch overlaps the kernel before it on its stream: programmatic dependent launch, on
 /// devices of compute capability 9.0 and newer. Older ones ignore it.

@@ -70,7 +70,7 @@ pub fn rotate(
     let ids = RawIds { address: position_ids.data_ptr() as u64, len: position_ids.numel(), wide };
     let [batch, seq, ..] = q.layout().shape();
     let shared = batch > 1 && ids.len == seq;
-    let positions = if shared { Positions::SharedIds(ids) } else { Positions::Ids(ids) };
+    let positions = if shared { Positions::shared_ids(ids) } else { Positions::ids(ids) };
     // SAFETY: the tensors are alive and on the rope's device, in its primary context; null is the
     // legacy default stream, on which libtorch's own work is ordered with the launch, and which its
     // allocator waits for before memory goes to anybody else.

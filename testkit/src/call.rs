@@ -1,6 +1,6 @@
 //! A call of any backend, with the memory it works on.
 
-use condensed_rope::{Element, Frequencies, Layout, Pairing, Positions};
+use condensed_rope::{Element, Frequencies, Layout, Pairing, PositionKind, Positions};
 use half::{bf16, f16};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,6 +15,14 @@ pub enum Values {
 }
 
 impl Values {
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::I32(values) => values.len(),
+            Self::I64(values) => values.len(),
+        }
+    }
+
     pub fn get(&self, i: usize) -> i64 {
         match self {
             Self::I32(values) => values[i].into(),
@@ -35,7 +43,8 @@ pub struct Operand<T> {
 /// One call.
 #[derive(Clone, Debug)]
 pub struct Call<T> {
-    pub frequencies: Frequencies,
+    /// One set of frequencies, or those that sequences choose from.
+    pub sets: Vec<Frequencies>,
     pub pairing: Pairing,
     pub inverse: bool,
     pub q: Operand<T>,
@@ -99,24 +108,37 @@ pub fn buffer_len(layout: &Layout) -> usize {
 }
 
 impl<T: TestElement> Call<T> {
-    /// The position of token `s` of sequence `b`, by definition.
-    pub fn position(&self, b: usize, s: usize) -> i64 {
-        let seq = self.q.layout.shape()[1];
+    /// The sequence of a token: of the batch, or of `cu_seqlens`.
+    fn sequence(&self, b: usize, s: usize) -> usize {
+        let PositionKind::Ragged { cu_seqlens, .. } = self.positions.kind() else { return b };
+        let t = (b * self.q.layout.shape()[1] + s) as i64;
+        (0..cu_seqlens.len() - 1).rev().find(|&i| cu_seqlens.get(i) <= t).unwrap_or(0)
+    }
+
+    /// The position by which a pair of token `s` of sequence `b` turns, by definition.
+    pub fn position(&self, b: usize, s: usize, pair: usize) -> i64 {
+        let [batch, seq, ..] = self.q.layout.shape();
         let t = b * seq + s;
-        match &self.positions {
-            Positions::Ids(ids) => ids.get(t),
-            Positions::SharedIds(ids) => ids.get(s),
-            Positions::From(start) => start.wrapping_add(s as i64),
-            Positions::Starts(starts) => starts.get(b).wrapping_add(s as i64),
-            Positions::Ragged { cu_seqlens, starts } => {
-                let Values::I32(cu) = cu_seqlens else { panic!("cu_seqlens are i32") };
-                let sequences = cu.len() - 1;
-                let i = (0..sequences).rev().find(|&i| cu[i] as usize <= t).unwrap_or(0);
+        match self.positions.kind() {
+            PositionKind::Ids(ids) => ids.get(t),
+            PositionKind::SharedIds(ids) => ids.get(s),
+            PositionKind::From(start) => start.wrapping_add(s as i64),
+            PositionKind::Starts(starts) => starts.get(b).wrapping_add(s as i64),
+            PositionKind::Ragged { cu_seqlens, starts } => {
+                let i = self.sequence(b, s);
                 let start = starts.as_ref().map_or(0, |starts| starts.get(i));
-                start.wrapping_add(t as i64 - i64::from(cu[i]))
+                start.wrapping_add(t as i64 - cu_seqlens.get(i))
             }
+            PositionKind::Axes { ids, sections } => ids.get(sections.axis(pair) * batch * seq + t),
             _ => panic!("a kind of positions that the truth does not know"),
         }
+    }
+
+    /// The frequencies by which token `s` of sequence `b` turns.
+    pub fn frequencies(&self, b: usize, s: usize) -> &Frequencies {
+        let last = self.sets.len() - 1;
+        let set = self.positions.sets().map_or(0, |sets| sets.get(self.sequence(b, s)));
+        &self.sets[usize::try_from(set).map_or(last, |set| set.min(last))]
     }
 
     /// Panics unless `after` is this call's exact result: rotated channels within the tolerance,
@@ -129,8 +151,7 @@ impl<T: TestElement> Call<T> {
         if let Some(layout) = self.packed_k {
             views.push((&self.q, layout, &after.q));
         }
-        let pairs = self.frequencies.pairs();
-        let factor = f64::from(self.frequencies.factor());
+        let pairs = self.sets[0].pairs();
         let [batch, seq, ..] = self.q.layout.shape();
         // What may change, by buffer: q's (with a packed k) and k's own.
         let mut touched = [
@@ -139,7 +160,10 @@ impl<T: TestElement> Call<T> {
         ];
         for b in 0..batch {
             for s in 0..seq {
-                let angles = truth::angles(&self.frequencies, self.position(b, s), self.inverse);
+                let frequencies = self.frequencies(b, s);
+                let factor = f64::from(frequencies.factor());
+                let position = |pair| self.position(b, s, pair);
+                let angles = truth::angles(frequencies, position, self.inverse);
                 for (i, (before, layout, after)) in views.iter().enumerate() {
                     let rotary_offset = layout.rotary_offset();
                     let [_, _, heads, head_dim] = layout.shape();
@@ -181,7 +205,7 @@ impl<T: TestElement> Call<T> {
                                     (got - exact).abs() <= allowed,
                                     "{what}: channel {channel} of b {b} s {s} head {h} at position \
                                      {}: {got} is not {exact} within {allowed:e}",
-                                    self.position(b, s)
+                                    position(j)
                                 );
                             }
                         }

@@ -15,6 +15,8 @@ pub struct Case {
     pub base: f64,
     pub ratio: f64,
     pub factor: f32,
+    /// Other frequencies than those, or several sets of them.
+    pub sets: Vec<Frequencies>,
     pub inverse: bool,
     pub q: Layout,
     pub k: Option<Layout>,
@@ -36,12 +38,13 @@ impl Case {
             base: 10_000.0,
             ratio: 1.0,
             factor: 1.0,
+            sets: Vec::new(),
             inverse: false,
             q,
             k,
             packed: false,
             out_of_place: false,
-            positions: Positions::From(0),
+            positions: Positions::from(0),
             seed: 0,
         }
     }
@@ -82,7 +85,7 @@ impl Case {
             }
         }
         Call {
-            frequencies: self.frequencies(),
+            sets: if self.sets.is_empty() { vec![self.frequencies()] } else { self.sets.clone() },
             pairing: self.pairing,
             inverse: self.inverse,
             q,

@@ -1,6 +1,6 @@
 //! Bad calls: each one is refused with its own error, and nothing is written.
 
-use condensed_rope::{Error, Layout, Positions};
+use condensed_rope::{Error, Layout, PositionKind, Positions, Sections};
 
 use crate::{Backend, Case, Values};
 
@@ -43,20 +43,39 @@ pub fn refusals(backend: &impl Backend) {
             Error::OverlappingTensors { tensors: ["q", "k"] },
         ),
         (
-            Case { positions: Positions::Ids(Values::I32(vec![0; 3])), ..good() },
+            Case { positions: Positions::ids(Values::I32(vec![0; 3])), ..good() },
             Error::Positions { what: "position ids", expected: 4, given: 3 },
         ),
         (
-            Case { positions: Positions::Ids(Values::I64(vec![0; 5])), ..good() },
+            Case { positions: Positions::ids(Values::I64(vec![0; 5])), ..good() },
             Error::Positions { what: "position ids", expected: 4, given: 5 },
         ),
         (
-            Case { positions: Positions::SharedIds(Values::I64(vec![0; 2])), ..good() },
+            Case { positions: Positions::shared_ids(Values::I64(vec![0; 2])), ..good() },
             Error::Positions { what: "shared position ids", expected: 4, given: 2 },
         ),
         (
-            Case { positions: Positions::Starts(Values::I64(vec![0; 4])), ..good() },
+            Case { positions: Positions::starts(Values::I64(vec![0; 4])), ..good() },
             Error::Positions { what: "starts", expected: 1, given: 4 },
+        ),
+        (
+            Case { positions: Positions::from(0).with_sets(Values::I32(vec![0; 2])), ..good() },
+            Error::Positions { what: "sets", expected: 1, given: 2 },
+        ),
+        (
+            Case {
+                positions: ragged(Values::I32(vec![0, 2, 4]), None).with_sets(Values::I64(vec![0])),
+                ..good()
+            },
+            Error::Positions { what: "sets", expected: 2, given: 1 },
+        ),
+        (
+            Case { positions: axes(4, [1, 1, 2]), ..good() },
+            Error::Positions { what: "position ids of three axes", expected: 12, given: 4 },
+        ),
+        (
+            Case { positions: axes(12, [1, 1, 1]), ..good() },
+            Error::Sections { expected: 4, given: [1, 1, 1] },
         ),
         (
             Case { positions: ragged(Values::I32(vec![0]), None), ..good() },
@@ -122,7 +141,11 @@ pub fn refusals(backend: &impl Backend) {
 }
 
 fn ragged(cu_seqlens: Values, starts: Option<Values>) -> Positions<Values> {
-    Positions::Ragged { cu_seqlens, starts }
+    PositionKind::Ragged { cu_seqlens, starts }.into()
+}
+
+fn axes(ids: usize, sections: [usize; 3]) -> Positions<Values> {
+    Positions::axes(Values::I64(vec![0; ids]), Sections::blocks(sections).expect("small"))
 }
 
 fn refuse(backend: &impl Backend, before: &crate::Call<f32>, expected: &Error, what: &str) {

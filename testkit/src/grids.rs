@@ -1,7 +1,7 @@
 //! The grids that other libraries test themselves with, run whole where a machine can, and the cases
 //! that nobody tests.
 
-use condensed_rope::{Dtype, Layout, Pairing, Positions};
+use condensed_rope::{Dtype, Frequencies, Layout, Pairing, PositionKind, Positions, Sections};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -54,7 +54,7 @@ pub fn flashinfer(backend: &impl Backend) {
                                         packed: !out_of_place,
                                         dtype: Dtype::ALL[(cases.len() / 7) % 3],
                                         pairing: PAIRINGS[(cases.len() / 5) % 2],
-                                        positions: Positions::From(offset),
+                                        positions: Positions::from(offset),
                                         ..Case::of(head_dim * quarters / 4, q, Some(k))
                                     });
                                 }
@@ -85,7 +85,7 @@ pub fn flashinfer_table(backend: &impl Backend) {
         base,
         pairing,
         dtype: Dtype::BF16,
-        positions: Positions::Ids(Values::I64(
+        positions: Positions::ids(Values::I64(
             (0..batch * length).map(|_| rng.random_range(0..max)).collect(),
         )),
         ..Case::of(
@@ -113,7 +113,7 @@ pub fn vllm(backend: &impl Backend) {
                                 cases.push(Case {
                                     dtype,
                                     pairing,
-                                    positions: Positions::Ids(Values::I64(ids.collect())),
+                                    positions: Positions::ids(Values::I64(ids.collect())),
                                     ..Case::of(rotary_dim, layout, with_key.then_some(layout))
                                 });
                             }
@@ -178,7 +178,7 @@ pub fn ratios_and_positions(backend: &impl Backend) {
                     pairing,
                     ratio,
                     inverse: cases.len() % 3 == 2,
-                    positions: Positions::Ids(Values::I64(ids.to_vec())),
+                    positions: Positions::ids(Values::I64(ids.to_vec())),
                     ..Case::of(128, q, Some(k))
                 });
             }
@@ -202,13 +202,21 @@ pub fn odd_rotary_dims(backend: &impl Backend) {
                     let view = |heads| {
                         Layout::thd(tokens, heads, head_dim).at(offset).rotate_from(rotary_offset)
                     };
-                    cases.push(Case {
+                    let case = Case {
                         dtype,
                         pairing,
                         out_of_place: offset == 8,
-                        positions: Positions::From(4000),
+                        positions: Positions::from(4000),
                         ..Case::of(rotary_dim, view(3), Some(view(1)))
-                    });
+                    };
+                    // And by one of several sets, which kernels of their own do.
+                    if rotary_dim == 24 || rotary_dim == 48 {
+                        let other = |base| Frequencies::new(rotary_dim, base).expect("valid");
+                        let sets = vec![other(500.0), other(90_000.0)];
+                        let positions = Positions::from(4000).with_sets(Values::I32(vec![1]));
+                        cases.push(Case { sets, positions, ..case.clone() });
+                    }
+                    cases.push(case);
                 }
             }
         }
@@ -235,7 +243,7 @@ pub fn model_shapes(backend: &impl Backend) {
             (64, 64, 96, 24, Pairing::HalfSplit),
         ] {
             let case = Case::of(rotary, Layout::thd(5, q, dim), Some(Layout::thd(5, k, dim)));
-            cases.push(Case { dtype, pairing, positions: Positions::From(16_380), ..case });
+            cases.push(Case { dtype, pairing, positions: Positions::from(16_380), ..case });
         }
         // DeepSeek-V3: the last 64 of 192 and of 576.
         let mla = Case::of(
@@ -259,23 +267,24 @@ pub fn positions(backend: &impl Backend) {
     let narrow: Vec<i32> = (0..21).map(|i| (i * 7919) % 5000 - 100).collect();
     let wide: Vec<i64> = narrow.iter().map(|&id| i64::from(id) << 33).collect();
     let both = |n: usize| [Values::I32(narrow[..n].to_vec()), Values::I64(wide[..n].to_vec())];
-    let mut all = vec![(false, Positions::From(-3)), (false, Positions::From(i64::MAX - 2))];
-    all.extend(both(21).map(|ids| (false, Positions::Ids(ids))));
-    all.extend(both(7).map(|ids| (false, Positions::SharedIds(ids))));
-    all.extend(both(3).map(|starts| (false, Positions::Starts(starts))));
+    let mut all = vec![(false, Positions::from(-3)), (false, Positions::from(i64::MAX - 2))];
+    all.extend(both(21).map(|ids| (false, Positions::ids(ids))));
+    all.extend(both(7).map(|ids| (false, Positions::shared_ids(ids))));
+    all.extend(both(3).map(|starts| (false, Positions::starts(starts))));
     for cu_seqlens in [vec![0, 21], vec![0, 5, 5, 6, 20, 21], vec![2, 9, 15]] {
         let sequences = cu_seqlens.len() - 1;
         let cu_seqlens = Values::I32(cu_seqlens);
-        all.push((true, Positions::Ragged { cu_seqlens: cu_seqlens.clone(), starts: None }));
-        all.extend(both(sequences).map(|starts| {
-            (true, Positions::Ragged { cu_seqlens: cu_seqlens.clone(), starts: Some(starts) })
-        }));
+        all.push((true, Positions::ragged(cu_seqlens.clone())));
+        all.extend(
+            both(sequences)
+                .map(|starts| (true, Positions::ragged_from(cu_seqlens.clone(), starts))),
+        );
     }
     for (flat, positions) in all {
         let (q, k) = if flat { (ragged(2), ragged(1)) } else { (layout(2), layout(1)) };
         // Positions of 2^40 and more are past what f64 truth can say.
         let far = format!("{positions:?}").contains("I64")
-            || matches!(positions, Positions::From(s) if s > 1 << 40);
+            || matches!(positions.kind(), PositionKind::From(s) if *s > 1 << 40);
         let inv_freq_is_exact = if far { 1.0 } else { 10_000.0 };
         let case = Case {
             dtype: Dtype::F32,
@@ -287,13 +296,86 @@ pub fn positions(backend: &impl Backend) {
     }
 }
 
+/// Three positions a token: sections in blocks and interleaved, every layout, type and width of ids.
+pub fn axes(backend: &impl Backend) {
+    let mut cases = Vec::new();
+    for (dim, sections) in [
+        (128, Sections::blocks([16, 24, 24])),
+        (128, Sections::interleaved([24, 20, 20])),
+        (64, Sections::blocks([8, 12, 12])),
+        (20, Sections::interleaved([4, 4, 2])),
+        (6, Sections::blocks([0, 3, 0])),
+    ] {
+        let sections = sections.expect("small");
+        for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
+            for pairing in PAIRINGS {
+                let flat = |heads| Layout::thd(35, heads, dim + 8).rotate_from(4 * i);
+                let batched = |heads| Layout::bhsd(5, heads, 7, dim);
+                let ids: Vec<i64> = (0..105).map(|i| i64::from(i * 7919 % 5000) - 9).collect();
+                let narrow = ids.iter().map(|&id| id as i32).collect();
+                for (q, k, ids) in [
+                    (flat(6), flat(2), Values::I64(ids)),
+                    (batched(3), batched(3), Values::I32(narrow)),
+                ] {
+                    let positions = Positions::axes(ids, sections);
+                    cases.push(Case { dtype, pairing, positions, ..Case::of(dim, q, Some(k)) });
+                }
+            }
+        }
+    }
+    run(backend, "positions on three axes", cases.into_iter());
+}
+
+/// Sequences that turn by sets of their own: ratios, LongRoPE's lists with their factor.
+pub fn sets(backend: &impl Backend) {
+    let mut cases = Vec::new();
+    for dim in [128, 96, 20, 6] {
+        let plain = |base| Frequencies::new(dim, base).expect("valid");
+        let sets = vec![
+            plain(10_000.0),
+            plain(10_000.0).condensed(8.0).expect("valid"),
+            plain(500_000.0).with_factor(1.19).expect("valid"),
+        ];
+        for dtype in Dtype::ALL {
+            for pairing in PAIRINGS {
+                let ragged = Positions::ragged_from(
+                    Values::I32(vec![0, 5, 5, 6, 20, 35]),
+                    Values::I64(vec![3, 2000, 16_000, 7, 0]),
+                );
+                // Out of range is the last one.
+                let chosen = Values::I32(vec![1, 0, 2, i32::MIN, 7]);
+                let wide = Values::I64(vec![2, 1, 0, -1, 1 << 40]);
+                let flat = |heads| Layout::thd(35, heads, dim);
+                let batched = |heads| Layout::bshd(5, 7, heads, dim);
+                for (layouts, positions, inverse) in [
+                    ([flat(6), flat(2)], ragged.with_sets(chosen.clone()), false),
+                    ([batched(3), batched(3)], Positions::from(16_000).with_sets(wide), true),
+                    ([batched(4), batched(1)], Positions::from(-3), false),
+                ] {
+                    let [q, k] = layouts;
+                    let case = Case::of(dim, q, Some(k));
+                    cases.push(Case {
+                        dtype,
+                        pairing,
+                        positions,
+                        inverse,
+                        sets: sets.clone(),
+                        ..case
+                    });
+                }
+            }
+        }
+    }
+    run(backend, "sets of frequencies", cases.into_iter());
+}
+
 /// For positions so far out that f64 cannot say the truth: the bits of one call with ids.
 fn check_bits_only(backend: &impl Backend, case: &Case) {
     let mut call = case.build::<f32>();
     let [batch, seq, ..] = case.q.shape();
-    let ids = (0..batch * seq).map(|t| call.position(t / seq, t % seq)).collect();
+    let ids = (0..batch * seq).map(|t| call.position(t / seq, t % seq, 0)).collect();
     let mut by_ids =
-        Case { positions: Positions::Ids(Values::I64(ids)), ..case.clone() }.build::<f32>();
+        Case { positions: Positions::ids(Values::I64(ids)), ..case.clone() }.build::<f32>();
     backend.rotate(&mut call).expect("a valid call");
     crate::Cpu.rotate(&mut by_ids).expect("a valid call");
     call.assert_same_bits(&by_ids, &format!("{} on {case:?}", backend.name()));
@@ -329,10 +411,10 @@ pub fn random(backend: &impl Backend) {
             Values::I32((0..n).map(|_| rng.random_range(-5000..200_000)).collect())
         };
         let positions = match rng.random_range(0..4) {
-            0 => Positions::Ids(ids(tokens, &mut rng)),
-            1 => Positions::SharedIds(ids(seq, &mut rng)),
-            2 => Positions::Starts(ids(batch, &mut rng)),
-            _ => Positions::From(rng.random_range(-100..100_000)),
+            0 => Positions::ids(ids(tokens, &mut rng)),
+            1 => Positions::shared_ids(ids(seq, &mut rng)),
+            2 => Positions::starts(ids(batch, &mut rng)),
+            _ => Positions::from(rng.random_range(-100..100_000)),
         };
         Case {
             dtype: Dtype::ALL[rng.random_range(0..3)],

@@ -14,14 +14,15 @@ struct Kernel {
 };
 
 const Kernel KERNELS[] = {
-#define ROTATE(element, Element, order, JOINED, BYTES, Q, K)  \
-    {"rotate_" #Q "_" #K "_" #element "_" #order "_" #BYTES, \
-     rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K>},
-#define SHARE(Q, K) ROPE_VARIANTS(ROTATE, Q, K)
-    ROPE_SHARES(SHARE)
-#define COS_SIN(element, Element, order, JOINED, BYTES, Q, K) \
-    {"cos_sin_" #element "_" #order "_" #BYTES, rope::cos_sin_thread<rope::Element, JOINED, BYTES>},
-    ROPE_VARIANTS(COS_SIN, 0, 0)
+#define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, MANY) \
+    {#name "_" #element "_" #order "_" #BYTES,                           \
+     rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, MANY>},
+#define ENTRY(name, Q, K, MANY) ROPE_VARIANTS(ROTATE, name, Q, K, MANY)
+    ROPE_ENTRIES(ENTRY)
+#define COS_SIN(element, Element, order, JOINED, BYTES, name) \
+    {#name "_" #element "_" #order "_" #BYTES,                \
+     rope::cos_sin_thread<rope::Element, JOINED, BYTES>},
+    ROPE_VARIANTS(COS_SIN, cos_sin)
 };
 
 }  // namespace

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::sync::Mutex;
 
 use condensed_rope::kernel::{
-    Launch, Overlap, RawHeads, RawIds, Request, Spec, check_raw, check_table,
+    Launch, Overlap, RawHeads, RawIds, Request, SetShape, Sets, Spec, check_raw, check_table,
 };
 use condensed_rope::{Direction, Error, Frequencies, Layout, Pairing, Result, cpu};
 
@@ -30,17 +30,22 @@ pub struct KernelOnHost {
     pub overlap: Overlap,
 }
 
-/// Steps where the kernels want them: aligned to 16 bytes.
+/// Sets of frequencies where the kernels want them: aligned to 16 bytes.
 #[repr(align(16))]
-struct Steps([u64; 512]);
+#[derive(Clone, Copy)]
+struct TwoWords([u64; 2]);
 
-impl Steps {
-    fn of(frequencies: &Frequencies) -> Self {
-        let mut steps = Self([0; 512]);
-        for (to, step) in steps.0.iter_mut().zip(frequencies.steps()) {
-            *to = step;
-        }
-        steps
+struct OnHost {
+    words: Vec<TwoWords>,
+    shape: SetShape,
+    factor: f32,
+}
+
+impl OnHost {
+    fn of(sets: &[Frequencies]) -> Self {
+        let sets = Sets::new(sets).expect("cases have valid sets");
+        let words = sets.words.as_chunks().0.iter().map(|&two| TwoWords(two)).collect();
+        Self { words, shape: sets.shape, factor: sets.factor }
     }
 }
 
@@ -76,19 +81,13 @@ fn address(ids: cpu::Ids<'_>) -> RawIds {
 }
 
 impl KernelOnHost {
-    fn spec(
-        &self,
-        frequencies: &Frequencies,
-        pairing: Pairing,
-        inverse: bool,
-        steps: &Steps,
-    ) -> Spec {
-        let direction = if inverse { Direction::Inverse } else { Direction::Forward };
+    fn spec(&self, sets: &OnHost, pairing: Pairing, inverse: bool) -> Spec {
         Spec {
-            steps: steps.0.as_ptr() as u64,
-            rotary_dim: frequencies.rotary_dim(),
+            steps: sets.words.as_ptr() as u64,
+            sets: sets.shape,
             pairing,
-            factors: direction.factors(frequencies.factor()),
+            direction: if inverse { Direction::Inverse } else { Direction::Forward },
+            factor: sets.factor,
             multiprocessors: self.multiprocessors,
             overlap: self.overlap,
         }
@@ -113,7 +112,7 @@ impl Backend for KernelOnHost {
                 Err(Error::OutOfBounds { tensor, needed, given: buffer.len() })
             }
         };
-        let steps = Steps::of(&call.frequencies);
+        let sets = OnHost::of(&call.sets);
         let q = heads(&mut call.q);
         let k = match call.packed_k {
             Some(layout) => {
@@ -122,9 +121,9 @@ impl Backend for KernelOnHost {
             None => call.k.as_mut().map(heads),
         };
         let positions = borrow(&call.positions).map(address);
-        check_raw(&q, k.as_ref(), &positions, call.frequencies.rotary_dim())?;
+        check_raw(&q, k.as_ref(), &positions, call.sets[0].rotary_dim())?;
         in_bounds(&call.q.layout, &call.q.buffer, "q")?;
-        let spec = self.spec(&call.frequencies, call.pairing, call.inverse, &steps);
+        let spec = self.spec(&sets, call.pairing, call.inverse);
         run(Launch::rotation(&spec, &q, k.as_ref(), &positions)?);
         Ok(())
     }
@@ -137,9 +136,9 @@ impl Backend for KernelOnHost {
         cos: &mut [T],
         sin: &mut [T],
     ) -> Result<()> {
-        let steps = Steps::of(frequencies);
+        let sets = OnHost::of(std::slice::from_ref(frequencies));
         let rows = check_table(cos.len(), sin.len(), frequencies.rotary_dim())?;
-        let spec = self.spec(frequencies, pairing, false, &steps);
+        let spec = self.spec(&sets, pairing, false);
         let to = [cos.as_mut_ptr() as u64, sin.as_mut_ptr() as u64];
         run(Launch::table(&spec, T::DTYPE, to, start, rows)?);
         Ok(())

@@ -23,6 +23,8 @@ macro_rules! suite {
             odd_rotary_dims_at_any_alignment: grids::odd_rotary_dims,
             shapes_of_real_models: grids::model_shapes,
             every_kind_of_positions: grids::positions,
+            positions_on_three_axes: grids::axes,
+            sets_of_frequencies: grids::sets,
             random_calls: grids::random,
             bad_calls_are_refused: errors::refusals,
             empty_calls_do_nothing: errors::nothing_to_do,
@@ -55,7 +57,7 @@ pub fn special_values(backend: &impl Backend) {
             let n = specials.len();
             let case = Case {
                 pairing,
-                positions: Positions::Ids(Values::I32((0..n as i32).map(|i| i * 911).collect())),
+                positions: Positions::ids(Values::I32((0..n as i32).map(|i| i * 911).collect())),
                 ..Case::of(16, Layout::thd(n, 2 * n, 16), None)
             };
             let mut call = case.build::<T>();
@@ -103,7 +105,7 @@ pub fn special_values(backend: &impl Backend) {
 pub fn sharding(backend: &impl Backend) {
     let ids: Vec<i64> = (0..37).map(|i| i * i * 31).collect();
     let whole = Case {
-        positions: Positions::Ids(Values::I64(ids.clone())),
+        positions: Positions::ids(Values::I64(ids.clone())),
         ..Case::of(128, Layout::thd(37, 12, 128), Some(Layout::thd(37, 3, 128)))
     };
     let before = whole.build::<bf16>();
@@ -114,7 +116,7 @@ pub fn sharding(backend: &impl Backend) {
             let mut alone = before.clone();
             alone.k = None;
             alone.q.layout = Layout::thd(1, 1, 128).at((t * 12 + h) * 128);
-            alone.positions = Positions::From(ids[t]);
+            alone.positions = Positions::from(ids[t]);
             backend.rotate(&mut alone).expect("a valid call");
             let row = (t * 12 + h) * 128..(t * 12 + h + 1) * 128;
             let bits = |call: &crate::Call<bf16>| {
@@ -130,7 +132,7 @@ pub fn inverse(backend: &impl Backend) {
     let case = Case {
         dtype: Dtype::F32,
         ratio: 8.0,
-        positions: Positions::From(12_345),
+        positions: Positions::from(12_345),
         ..Case::of(64, Layout::thd(9, 4, 96).rotate_from(32), None)
     };
     check(backend, &case);
@@ -169,7 +171,7 @@ pub fn tables(backend: &impl Backend) {
             let [cos, sin] = &mut cpu;
             Cpu.cos_sin(&frequencies, pairing, start, cos, sin).expect("valid");
             for row in 0..rows {
-                let angles = truth::angles(&frequencies, start + row as i64, false);
+                let angles = truth::angles(&frequencies, |_| start + row as i64, false);
                 for (j, angle) in angles.iter().enumerate() {
                     let error = (tolerance::COS_SIN + angle.error) * 1.25;
                     for channel in truth::channels(pairing, dim / 2, j) {

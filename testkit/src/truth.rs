@@ -17,10 +17,15 @@ pub fn angle(inv_freq: f64, position: i64) -> Angle {
     Angle { cos: angle.cos(), sin: angle.sin(), error: angle.abs() * 3.0 * 2f64.powi(-53) }
 }
 
-/// All pairs' angles at a position, turned backwards where `inverse`.
-pub fn angles(frequencies: &Frequencies, position: i64, inverse: bool) -> Vec<Angle> {
+/// All pairs' angles, each at its position, turned backwards where `inverse`.
+pub fn angles(
+    frequencies: &Frequencies,
+    position: impl Fn(usize) -> i64,
+    inverse: bool,
+) -> Vec<Angle> {
     let sign = if inverse { -1.0 } else { 1.0 };
-    frequencies.inv_freq().map(|inv_freq| angle(sign * inv_freq, position)).collect()
+    let pairs = frequencies.inv_freq().enumerate();
+    pairs.map(|(pair, inv_freq)| angle(sign * inv_freq, position(pair))).collect()
 }
 
 /// The channels of pair `j` of `pairs`, counted from the first rotated one.

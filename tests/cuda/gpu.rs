@@ -139,7 +139,7 @@ impl Backend for &Gpu {
 
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
         let stream = self.stream();
-        let rope = self.rope(&call.frequencies, call.pairing);
+        let rope = self.rope.with_sets(&call.sets, call.pairing)?;
         let rope = if call.inverse { rope.inverse() } else { rope };
         let mut q = OnDevice::upload(&stream, &call.q);
         let mut k = call.k.as_ref().map(|k| OnDevice::upload(&stream, k));

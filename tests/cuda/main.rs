@@ -110,7 +110,7 @@ fn the_raw_entry_rotates_and_refuses() {
             // SAFETY: the buffers outlive the synchronisation below, and nothing else uses them.
             unsafe { gpu.rope.rotate_raw(stream.cu_stream(), q, k, positions) }
         };
-        let positions = || Positions::Ids(RawIds { address: ids, len: 3, wide: false });
+        let positions = || Positions::ids(RawIds { address: ids, len: 3, wide: false });
         let other = RawHeads::in_place(Dtype::F16, address + (1 << 20), layout);
         let dtype = Error::Dtype { tensor: "k", expected: "bf16", given: "f16".to_owned() };
         assert_eq!(rotate(heads, Some(other), positions()), Err(dtype));
@@ -123,7 +123,7 @@ fn the_raw_entry_rotates_and_refuses() {
         assert_eq!(rotate(shifted, None, positions()), overlap("q", "q source"));
         let wide = RawIds { address: ids + 4, len: 3, wide: true };
         let alignment = Error::Alignment { tensor: "position ids", expected: 8, given: ids + 4 };
-        assert_eq!(rotate(heads, None, Positions::Ids(wide)), Err(alignment));
+        assert_eq!(rotate(heads, None, Positions::ids(wide)), Err(alignment));
         // A source that is its target is in place.
         assert_eq!(rotate(heads.reading(address, layout), None, positions()), Ok(()));
         stream.synchronize().expect("done");
