@@ -23,8 +23,8 @@ use criterion::Criterion;
 fn main() {
     let mut criterion = Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_millis(50))
-        .measurement_time(Duration::from_millis(150))
+        .warm_up_time(Duration::from_millis(30))
+        .measurement_time(Duration::from_millis(100))
         .without_plots()
         .configure_from_args();
     let device = match device::Device::open() {

@@ -7,6 +7,10 @@ pub enum Op {
     Rotate,
     Inverse,
     OutOfPlace,
+    /// Three positions a token (M-RoPE).
+    Axes,
+    /// A choice among sets of frequencies.
+    Sets,
     CosSin,
 }
 
@@ -16,6 +20,8 @@ impl Op {
             Self::Rotate => "rotate",
             Self::Inverse => "inverse",
             Self::OutOfPlace => "out_of_place",
+            Self::Axes => "mrope",
+            Self::Sets => "sets",
             Self::CosSin => "cos_sin",
         }
     }
@@ -80,7 +86,9 @@ impl Case {
         let channels = match self.op {
             Op::CosSin => 2 * self.rotary_dim,
             Op::OutOfPlace => 2 * self.head_dim * (self.heads[0] + self.heads[1]),
-            Op::Rotate | Op::Inverse => 2 * self.rotary_dim * (self.heads[0] + self.heads[1]),
+            Op::Rotate | Op::Inverse | Op::Axes | Op::Sets => {
+                2 * self.rotary_dim * (self.heads[0] + self.heads[1])
+            }
         };
         channels * self.tokens * self.dtype.size()
     }
@@ -170,6 +178,8 @@ pub fn all() -> Vec<Case> {
             Case { heads: [128, 1], ..base },
             Case { op: Op::Inverse, ..base },
             Case { op: Op::OutOfPlace, ..base },
+            Case { op: Op::Axes, ..base },
+            Case { op: Op::Sets, ..base },
             Case { op: Op::CosSin, ..base },
         ]);
     }

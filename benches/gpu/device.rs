@@ -10,7 +10,7 @@ use condensed_rope::cuda::cudarc::driver::{
 };
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Overlap, RawHeads, RawIds, Rope};
-use condensed_rope::{Dtype, Frequencies, Pairing, Positions};
+use condensed_rope::{Dtype, Frequencies, Pairing, Positions, Sections};
 use criterion::Criterion;
 use half::bf16;
 
@@ -127,7 +127,11 @@ impl Device {
     /// Ours with and without overlap, the limit and the peers, rotating and, where it fits, hot.
     pub fn bench(&self, case: &Case, criterion: &mut Criterion, rows: &mut Rows) {
         let frequencies = Frequencies::new(case.rotary_dim, 10_000.0).expect("valid");
-        let rope = self.rope.with(&frequencies, case.pairing).expect("room for the steps");
+        let sets = match case.op {
+            Op::Sets => vec![frequencies.clone(), frequencies],
+            _ => vec![frequencies],
+        };
+        let rope = self.rope.with_sets(&sets, case.pairing).expect("room for the steps");
         let rope = if case.op == Op::Inverse { rope.inverse() } else { rope };
         let early = rope.overlapping(Overlap::PositionsReady);
         let sources = if case.op == Op::OutOfPlace { 2 } else { 1 };
@@ -182,9 +186,17 @@ impl Device {
                 _ => raw,
             }
         };
-        let ids = RawIds { address: self.ids, len: case.tokens, wide: true };
+        let ids = |len| RawIds { address: self.ids, len, wide: true };
+        let positions = match case.op {
+            Op::Axes => {
+                let sections = Sections::blocks([16, 24, 24]).expect("the pairs of 128 channels");
+                Positions::axes(ids(3 * case.tokens), sections)
+            }
+            Op::Sets => Positions::ids(ids(case.tokens)).with_sets(ids(1)),
+            _ => Positions::ids(ids(case.tokens)),
+        };
         // SAFETY: the pool and the ids outlive every launch, and all of them are on one stream.
-        unsafe { rope.rotate_raw(stream, heads(q), Some(heads(k)), Positions::ids(ids)) }
+        unsafe { rope.rotate_raw(stream, heads(q), Some(heads(k)), positions) }
             .expect("a valid call");
     }
 

@@ -12,6 +12,7 @@ pub struct Golden(&'static [u8]);
 
 pub const FASTCHAT: Golden = Golden(include_bytes!("../../tests/golden/fastchat.safetensors"));
 pub const LLAMA: Golden = Golden(include_bytes!("../../tests/golden/llama.safetensors"));
+pub const MODELS: Golden = Golden(include_bytes!("../../tests/golden/models.safetensors"));
 pub const EXACT: Golden = Golden(include_bytes!("../../tests/golden/exact.safetensors"));
 
 impl Golden {
@@ -41,8 +42,12 @@ impl Golden {
 
     /// Raw elements of `case<i>.<name>`, each made of `N` little-endian bytes.
     fn elements<const N: usize>(&self, case: usize, name: &str) -> Vec<[u8; N]> {
+        self.named(&format!("case{case}.{name}"))
+    }
+
+    fn named<const N: usize>(&self, name: &str) -> Vec<[u8; N]> {
         let file = self.file();
-        let tensor = file.tensor(&format!("case{case}.{name}")).expect("a tensor of the case");
+        let tensor = file.tensor(name).expect("a tensor of that name");
         let (elements, rest) = tensor.data().as_chunks::<N>();
         assert!(rest.is_empty());
         elements.to_vec()
@@ -58,6 +63,19 @@ impl Golden {
 
     pub fn f32s(&self, case: usize, name: &str) -> Vec<f32> {
         self.elements(case, name).into_iter().map(f32::from_le_bytes).collect()
+    }
+
+    /// Tensors that are of no case.
+    pub fn named_i64s(&self, name: &str) -> Vec<i64> {
+        self.named(name).into_iter().map(i64::from_le_bytes).collect()
+    }
+
+    pub fn named_f32s(&self, name: &str) -> Vec<f32> {
+        self.named(name).into_iter().map(f32::from_le_bytes).collect()
+    }
+
+    pub fn has(&self, case: usize, name: &str) -> bool {
+        self.file().tensor(&format!("case{case}.{name}")).is_ok()
     }
 
     /// Elements of the type the case was made in.

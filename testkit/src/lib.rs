@@ -10,6 +10,7 @@ pub mod golden;
 pub mod grids;
 #[cfg(feature = "kernel-on-host")]
 pub mod host;
+pub mod models;
 pub mod suite;
 pub mod tolerance;
 pub mod truth;

@@ -17,6 +17,10 @@ mod small {
     });
 }
 
+mod models {
+    testkit::models!([] super::KernelOnHost { multiprocessors: 132, overlap: super::Overlap::None });
+}
+
 /// The suites leave no kernel out.
 #[test]
 fn every_kernel_runs() {

@@ -2,7 +2,7 @@
 
 use condensed_rope::cuda::cudarc::driver::{CudaSlice, sys};
 use condensed_rope::cuda::{self, Heads, Overlap, Rope};
-use condensed_rope::{Frequencies, Layout, Pairing, Positions, cpu};
+use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Scaled, Scaling, cpu};
 use half::bf16;
 use testkit::call::noise;
 
@@ -42,6 +42,51 @@ fn a_replayed_graph_sees_changed_positions() {
         assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given.clone(), heads, &positions)));
     }
 }
+/// New frequencies reach clones and captured graphs; what would not is refused.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn a_retuned_rope_turns_by_new_frequencies() {
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: everything below is on one stream, in order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    let scaling = Scaling::Dynamic { factor: 4.0, max_position_embeddings: 2048 };
+    let mut scaled = Scaled::new(128, 10_000.0, scaling).expect("valid");
+    let rope = Rope::new(&context, scaled.frequencies(), Pairing::HalfSplit).expect("loads");
+    let clone = rope.clone();
+    let given = noise::<bf16>(3 * 2 * 128, 1);
+    let positions = [0i64, 9_000, 17];
+    let mut q = stream.clone_htod(&given).expect("a copy");
+    let ids = stream.clone_htod(&positions).expect("a copy");
+    stream.synchronize().expect("done");
+
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("captures");
+    let layout = Layout::thd(3, 2, 128);
+    clone
+        .rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+        .expect("a call under capture");
+    let refused = rope.retune(&stream, 0, scaled.frequencies());
+    assert!(matches!(refused, Err(Error::Driver { .. })), "{refused:?}");
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+
+    for length in [2048, 9_001, 100] {
+        scaled.set_length(length);
+        rope.retune(&stream, 0, scaled.frequencies()).expect("a set of the same size");
+        stream.memcpy_htod(&given, &mut q).expect("a copy");
+        graph.launch().expect("a replay");
+        let got = stream.clone_dtoh(&q).expect("a copy");
+        let expected = on_cpu(scaled.frequencies(), given.clone(), 2, &positions);
+        assert_eq!(bits(&got), bits(&expected), "at length {length}");
+    }
+    let other = Frequencies::new(64, 10_000.0).expect("valid");
+    let refused = rope.retune(&stream, 0, &other);
+    assert_eq!(refused, Err(Error::Sets { expected: 128, given: 64 }));
+    let refused = rope.retune(&stream, 1, scaled.frequencies());
+    assert_eq!(refused, Err(Error::Positions { what: "sets", expected: 1, given: 1 }));
+}
+
 /// Capturing on one thread is not disturbed by ropes that come, work and go on another.
 #[test]
 #[ignore = "needs a CUDA GPU"]

@@ -13,6 +13,10 @@ use testkit::call::noise;
 
 testkit::suite!(ignore = "needs a CUDA GPU"; Gpu::get());
 
+mod models {
+    testkit::models!([#[ignore = "needs a CUDA GPU"]] super::Gpu::get());
+}
+
 #[test]
 #[ignore = "needs a CUDA GPU with 6 GB free"]
 fn tensors_over_2_31_elements_are_addressed() {

@@ -6,8 +6,11 @@
 fastchat.safetensors   fschat's CondenseRotaryEmbedding: rows of its tables, their shapes and lengths
 llama.safetensors      transformers' LlamaRotaryEmbedding and apply_rotary_pos_emb, linear scaling
 exact.safetensors      phase steps and cos/sin from mpmath, 60 digits
+models.safetensors     for every config of models/: transformers' inv_freq, attention factor and rotated q,
+                       and inv_freq from mpmath
 """
 
+import importlib
 import json
 from pathlib import Path
 
@@ -16,7 +19,8 @@ import numpy as np
 import torch
 from fastchat.model.llama_condense_monkey_patch import CondenseRotaryEmbedding
 from safetensors.torch import save_file
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 HERE = Path(__file__).parent
@@ -109,8 +113,135 @@ def exact():
     save_file(tensors, HERE / "exact.safetensors", metadata)
 
 
+def exact_inv_freq(rope, dim, length, max_position_embeddings):
+    """The formulas, written out once more and worked out to 60 digits."""
+    mp = mpmath.mpf
+    kind, base = rope["rope_type"], mp(float(rope["rope_theta"]))
+    factor = mp(float(rope.get("factor") or 1))
+    pairs = dim // 2
+    theta = [base ** (mp(-2 * j) / dim) for j in range(pairs)]
+    if kind == "default":
+        return theta
+    if kind == "linear":
+        return [t / factor for t in theta]
+    if kind == "proportional":
+        turning = int(rope["partial_rotary_factor"] * dim // 2)
+        return [t / factor if j < turning else mp(0) for j, t in enumerate(theta)]
+    if kind == "dynamic":
+        stretch = factor * max(length, max_position_embeddings) / max_position_embeddings - (factor - 1)
+        base *= stretch ** (mp(dim) / (dim - 2))
+        return [base ** (mp(-2 * j) / dim) for j in range(pairs)]
+    original = mp(rope["original_max_position_embeddings"])
+    if kind == "longrope":
+        ext = rope["long_factor"] if length > original else rope["short_factor"]
+        return [t / mp(float(e)) for t, e in zip(theta, ext)]
+    if kind == "llama3":
+        low, high = mp(rope["low_freq_factor"]), mp(rope["high_freq_factor"])
+        out = []
+        for t in theta:
+            wavelength = 2 * mpmath.pi / t
+            if wavelength < original / high:
+                out.append(t)
+            elif wavelength > original / low:
+                out.append(t / factor)
+            else:
+                smooth = (original / wavelength - low) / (high - low)
+                out.append((1 - smooth) * t / factor + smooth * t)
+        return out
+    assert kind == "yarn"
+    end = lambda beta: dim * mpmath.log(original / (mp(beta) * 2 * mpmath.pi)) / (2 * mpmath.log(base))
+    low, high = end(rope.get("beta_fast") or 32), end(rope.get("beta_slow") or 1)
+    if rope.get("truncate", True):
+        low, high = mpmath.floor(low), mpmath.ceil(high)
+    low, high = max(low, mp(0)), min(high, mp(dim - 1))
+    ramp = [min(max((j - low) / (high - low), mp(0)), mp(1)) for j in range(pairs)]
+    return [t / factor * r + t * (1 - r) for t, r in zip(theta, ramp)]
+
+
+def models():
+    tensors, cases = {}, []
+    torch.manual_seed(0)
+    positions = [0, 1, 77, 2047, 4096, 16383, 131071]
+    for path in sorted((HERE / "models").glob("*.json")):
+        raw = json.loads(path.read_text())
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw).get_text_config()
+        family = importlib.import_module(f"transformers.models.{raw['model_type']}.modeling_{raw['model_type']}")
+        rotary = [value for name, value in vars(family).items() if name.endswith("RotaryEmbedding") and "Vision" not in name]
+        layered = getattr(config, "rope_parameters", None) or {}
+        nested = [name for name in layered if isinstance(layered[name], dict)]
+        for layer_type in nested or [None]:
+            if raw["model_type"] == "gptj":
+                rope = dict(rope_type="default", rope_theta=10000.0)
+                dim = config.rotary_dim
+                table = family.create_sinusoidal_positions(max(positions) + 1, dim)[positions]
+                lengths, sin, cos = [1], *table.chunk(2, dim=-1)
+                inv_freqs, attention = {}, 1.0
+            else:
+                rope = layered[layer_type] if layer_type else layered
+                kind = rope["rope_type"]
+                lengths = {"dynamic": [2048, 5000, 20000], "longrope": [4096, 4097]}.get(kind, [1])
+                module = rotary[0](config)
+                inv_freqs = {}
+                for length in lengths:
+                    if kind == "default":
+                        name = f"{layer_type}_inv_freq" if layer_type else "inv_freq"
+                        inv_freqs[length] = getattr(module, name)
+                        attention = 1.0
+                    else:
+                        kwargs = dict(layer_type=layer_type) if layer_type else {}
+                        inv_freqs[length], attention = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length, **kwargs)
+                dim = 2 * len(inv_freqs[lengths[0]])
+                angles = torch.tensor(positions).float()[:, None] * inv_freqs[lengths[0]][None]
+                cos, sin = angles.cos() * attention, angles.sin() * attention
+            name = f"case{len(cases)}"
+            # The model's own pairing, by its own function where it takes q, k, cos and sin as most do.
+            q = torch.randn(1, 2, len(positions), dim)
+            if raw["model_type"] in ["gptj", "deepseek_v3"]:
+                x, y = q[..., 0::2], q[..., 1::2]
+                out = torch.stack((x * cos - y * sin, y * cos + x * sin), dim=-1).flatten(-2)
+                if raw["model_type"] == "gptj":
+                    theirs = family.apply_rotary_pos_emb(q.transpose(1, 2), sin[None], cos[None]).transpose(1, 2)
+                else:
+                    # Reads interleaved pairs and writes them half-split.
+                    emb = [torch.cat((t, t), -1)[None] for t in (cos, sin)]
+                    theirs = family.apply_rotary_pos_emb_interleave(q, q, *emb)[0]
+                    theirs = torch.stack(theirs.chunk(2, dim=-1), dim=-1).flatten(-2)
+                assert torch.equal(out, theirs), raw["model_type"]
+            elif raw["model_type"] == "gpt_oss":
+                out = family.apply_rotary_pos_emb(q, q, cos[None], sin[None])[0]
+            else:
+                apply = getattr(family, "apply_rotary_pos_emb", None) or apply_rotary_pos_emb
+                out = apply(q, q, *[torch.cat((t, t), -1)[None] for t in (cos, sin)])[0]
+            tensors[f"{name}.q"], tensors[f"{name}.q_out"] = q, out.contiguous()
+            for length in lengths:
+                if length in inv_freqs:
+                    tensors[f"{name}.inv_freq.{length}"] = inv_freqs[length].contiguous().clone()
+                exact = exact_inv_freq(rope, dim, length, getattr(config, "max_position_embeddings", 0))
+                tensors[f"{name}.exact.{length}"] = torch.tensor([float(f) for f in exact], dtype=torch.float64)
+            cases.append(
+                dict(
+                    model=path.stem, layer_type=layer_type, lengths=lengths, dim=dim,
+                    attention_factor=float(attention), rope_theta=float(rope["rope_theta"]),
+                )
+            )
+    # Three positions a token, through the modules that know sections.
+    for model, family in [("qwen2_vl_7b", "qwen2_vl"), ("qwen3_vl_8b", "qwen3_vl")]:
+        raw = json.loads((HERE / "models" / f"{model}.json").read_text())
+        config = CONFIG_MAPPING[family].from_dict(raw).get_text_config()
+        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+        rotary = next(v for k, v in vars(module).items() if k.endswith("RotaryEmbedding") and "Vision" not in k)
+        ids = torch.randint(0, 5000, (3, 1, 6))
+        q = torch.randn(1, 2, 6, 128)
+        out = module.apply_rotary_pos_emb(q, q, *rotary(config)(q, ids))[0]
+        for key, value in dict(ids=ids, q=q, q_out=out).items():
+            tensors[f"{model}.mrope.{key}"] = value.contiguous()
+    metadata = {"cases": json.dumps(cases), "positions": json.dumps(positions)}
+    save_file(tensors, HERE / "models.safetensors", metadata)
+
+
 fastchat()
 llama()
 exact()
+models()
 for path in sorted(HERE.glob("*.safetensors")):
     print(f"{path.name:24} {path.stat().st_size:8} bytes")

@@ -21,9 +21,21 @@ pub fn bundle() -> Result<()> {
 
     let mut built = Vec::new();
     for (what, arguments) in [
-        ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx"][..]),
+        ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx,hf"][..]),
         ("benches", &["bench", "--no-run", "--features", "peers"]),
-        ("demo", &["build", "--release", "--example", "longchat", "--features", "nvtx"]),
+        (
+            "examples",
+            &[
+                "build",
+                "--release",
+                "--example",
+                "longchat",
+                "--example",
+                "rotate",
+                "--features",
+                "nvtx,hf",
+            ],
+        ),
     ] {
         run::step(&format!("building the {what}"));
         let mut command = run::cargo(arguments);

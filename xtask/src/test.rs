@@ -56,12 +56,16 @@ pub fn test() -> Result<()> {
         ),
         ("xtask", run::cargo(&["test", "-p", "xtask"])),
         (
-            "CUDA, NVTX",
-            with_gpu(&["test", "--no-fail-fast", "--features", "nvtx", "--lib", "--tests"]),
+            "CUDA, NVTX, config.json",
+            with_gpu(&["test", "--no-fail-fast", "--features", "nvtx,hf", "--lib", "--tests"]),
         ),
-        ("examples in the docs", run::cargo(&["test", "--features", "nvtx", "--doc"])),
+        ("examples in the docs", run::cargo(&["test", "--features", "nvtx,hf", "--doc"])),
         ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
     ];
+    run::step("the program that tests/rotate.rs runs");
+    let mut build = run::cargo(&["build", "--features", "nvtx,hf", "--example", "rotate"]);
+    nvcc.put_in(&mut build);
+    run::check(&mut build)?;
     let mut rows = Vec::new();
     for (what, command) in &mut steps {
         run::step(what);

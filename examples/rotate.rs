@@ -1,0 +1,126 @@
+//! Rotates tensors in files by what a model's `config.json` says, and shows what it says.
+//!
+//!     cargo run --release --features hf --example rotate -- \
+//!         --config config.json --input in.safetensors --output out.safetensors
+//!     cargo run --release --features hf --example rotate -- inspect --config config.json
+//!
+//! `--help` tells more. Errors are one line on standard error, exit code 2, and then there is no output.
+
+#[path = "rotate/files.rs"]
+mod files;
+#[path = "rotate/inspect.rs"]
+mod inspect;
+#[path = "rotate/model.rs"]
+mod model;
+#[path = "rotate/run.rs"]
+mod run;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, ValueEnum};
+
+/// What went wrong, in one line.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Which layers of which model.
+#[derive(Args)]
+pub struct Model {
+    /// The model's config.json.
+    #[arg(long)]
+    config: PathBuf,
+    /// Divide positions by this, on top of the config: FastChat's condense ratio.
+    #[arg(long, value_name = "R")]
+    condense_ratio: Option<f64>,
+    /// For models whose layer types differ: full_attention, sliding_attention.
+    #[arg(long, value_name = "NAME")]
+    layer_type: Option<String>,
+}
+
+/// Rotates q and k of a safetensors file as a model's config.json asks for it, or writes cos and sin.
+///
+/// `rotate inspect --config config.json` shows what a config means; `rotate inspect --help` tells more.
+#[derive(Parser)]
+#[command(name = "rotate")]
+pub struct Rotate {
+    #[command(flatten)]
+    model: Model,
+    /// A safetensors file with `q`, maybe `k` (f32, f16, bf16) and `positions` (i32, i64; [tokens],
+    /// [batch, seq], or [3, tokens] for M-RoPE); without positions they count from 0.
+    #[arg(long, required_unless_present = "cos_sin")]
+    input: Option<PathBuf>,
+    /// Where the result goes: the same names, types and shapes.
+    #[arg(long)]
+    output: PathBuf,
+    /// Where to rotate: on the GPU where there is one, or always there, or on the CPU.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// The tensors' dimensions; [tokens, heads, dim] is thd, [batch, seq, heads, dim] is bshd.
+    #[arg(long, value_enum)]
+    layout: Option<Order>,
+    /// Rotate backwards.
+    #[arg(long)]
+    inverse: bool,
+    /// Write `cos` and `sin` of positions 0 to N - 1, [1, 1, N, dim] in f32, instead.
+    #[arg(long, value_name = "N", conflicts_with_all = ["input", "layout"])]
+    cos_sin: Option<usize>,
+}
+
+/// Shows what a config.json means, as a table.
+#[derive(Parser)]
+#[command(name = "rotate inspect")]
+pub struct Inspect {
+    #[command(flatten)]
+    model: Model,
+    /// Also draw the angle per position of each pair, before and after scaling.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    Auto,
+    Cuda,
+    Cpu,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    Thd,
+    Bshd,
+    Bhsd,
+}
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let result = if arguments.get(1).is_some_and(|first| first == "inspect") {
+        arguments.remove(1);
+        parse::<Inspect>(arguments).and_then(|inspect| inspect::inspect(&inspect))
+    } else {
+        parse::<Rotate>(arguments).and_then(|rotate| match rotate.cos_sin {
+            Some(rows) => run::cos_sin(&rotate, rows),
+            None => run::rotate(&rotate),
+        })
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.to_string().replace('\n', " "));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Help goes to standard output and ends the program; what is wrong becomes one line.
+fn parse<T: Parser>(arguments: Vec<OsString>) -> Result<T> {
+    T::try_parse_from(arguments).map_err(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let text = error.to_string();
+        let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        what.split_whitespace().collect::<Vec<_>>().join(" ").into()
+    })
+}
