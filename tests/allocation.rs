@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 
 use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, SetShape, Spec, check_raw};
-use condensed_rope::{Direction, Dtype, Layout, Pairing, Positions};
+use condensed_rope::{Direction, Dtype, Layout, LongRope, Pairing, Positions, Scaled, Scaling};
 
 struct Counting;
 
@@ -63,4 +63,28 @@ fn checks_and_launches_allocate_nothing() {
     });
     assert!(launch.is_some());
     assert_eq!(counted, 0);
+}
+
+#[test]
+fn another_length_allocates_nothing() {
+    let dynamic = Scaling::Dynamic { factor: 4.0, max_position_embeddings: 2048 };
+    let longrope = Scaling::LongRope(LongRope {
+        short_factor: vec![1.0; 64],
+        long_factor: vec![4.0; 64],
+        original_max_position_embeddings: 4096,
+        attention_factor: 1.19,
+    });
+    for scaling in [dynamic, longrope] {
+        let mut scaled = Scaled::new(128, 10_000.0, scaling).expect("valid");
+        let mut changes = [false; 4];
+        let counted = allocations(|| {
+            changes = [5000, 5000, 9000, 100].map(|length| scaled.set_length(length));
+        });
+        assert_eq!(counted, 0);
+        // Every longer length is another one to dynamic scaling, and all are one to LongRoPE.
+        assert_eq!(
+            changes,
+            [true, false, matches!(scaled.scaling(), Scaling::Dynamic { .. }), true]
+        );
+    }
 }
