@@ -79,7 +79,7 @@ def rows(kv_heads):
             calls = {
                 "hf_eager": lambda i: apply(q[i % slots], k[i % slots], cos, sin),
                 "compile": lambda i: compiled(q[i % slots], k[i % slots], cos, sin),
-                "compile_with_angles": lambda i: compiled_angles(q[i % slots], k[i % slots], positions, inv_freq),
+                "compile, angles too": lambda i: compiled_angles(q[i % slots], k[i % slots], positions, inv_freq),
             }
             if rope_forward is not None:
                 calls["liger"] = lambda i: rope_forward(q[i % slots], k[i % slots], cos, sin)
@@ -87,8 +87,9 @@ def rows(kv_heads):
                 # Eager HF is many launches a call; a few hundred calls say as much.
                 count = launches if name == "liger" else min(launches, max(slots if size > HOT else 0, 200))
                 us = median_us(call, count)
+                op = "rotate_with_angles" if name.endswith("angles too") else "rotate"
                 yield dict(
-                    op="rotate", impl=name, dtype="bf16", pairing="half_split", layout="thd",
+                    op=op, impl=name.split(",")[0], dtype="bf16", pairing="half_split", layout="thd",
                     q_heads=Q_HEADS, kv_heads=kv_heads, head_dim=HEAD_DIM, rotary_dim=HEAD_DIM,
                     tokens=tokens, cache="hot" if hot else "rotating", pdl=False, median_us=us,
                     bytes=2 * size,

@@ -8,6 +8,9 @@
 
 #[path = "rotate/files.rs"]
 mod files;
+#[cfg(feature = "cuda")]
+#[path = "rotate/gpu.rs"]
+mod gpu;
 #[path = "rotate/inspect.rs"]
 mod inspect;
 #[path = "rotate/model.rs"]

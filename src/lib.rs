@@ -20,6 +20,7 @@ pub mod kernel;
 mod layout;
 mod pairing;
 mod positions;
+mod scaled;
 mod scaling;
 mod sections;
 #[cfg(feature = "tch")]
@@ -34,7 +35,8 @@ pub use heads::Heads;
 pub use layout::Layout;
 pub use pairing::{Direction, Pairing};
 pub use positions::{PositionKind, Positions};
-pub use scaling::{LongRope, Scaled, Scaling, Yarn};
+pub use scaled::Scaled;
+pub use scaling::{LongRope, Scaling, Yarn};
 pub use sections::Sections;
 
 /// The most channels a head may have.

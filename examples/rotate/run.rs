@@ -7,16 +7,16 @@ use crate::files::{self, Tensor, Values};
 use crate::{Backend, Order, Result, Rotate, model};
 
 /// A call, with everything but the element type.
-struct Call<'a> {
-    layer: &'a Layer,
-    pairing: Pairing,
-    inverse: bool,
-    layouts: [Layout; 2],
-    ids: &'a Ids,
+pub struct Call<'a> {
+    pub layer: &'a Layer,
+    pub pairing: Pairing,
+    pub inverse: bool,
+    pub layouts: [Layout; 2],
+    pub ids: &'a Ids,
 }
 
 /// Position ids as the call gives them.
-enum Ids {
+pub enum Ids {
     FromZero,
     Each(Vec<i64>),
     Shared(Vec<i64>),
@@ -171,9 +171,9 @@ fn ids(
 }
 
 #[cfg(feature = "cuda")]
-type Context = std::sync::Arc<condensed_rope::cuda::cudarc::driver::CudaContext>;
+pub type Context = std::sync::Arc<condensed_rope::cuda::cudarc::driver::CudaContext>;
 #[cfg(not(feature = "cuda"))]
-type Context = std::convert::Infallible;
+pub type Context = std::convert::Infallible;
 
 /// The GPU, where the backend that was asked for is one.
 #[cfg(feature = "cuda")]
@@ -202,7 +202,7 @@ fn run<T: Element>(
 ) -> Result<String> {
     match on_gpu(backend)? {
         #[cfg(feature = "cuda")]
-        Some(context) => gpu::run(call, &context, q, k),
+        Some(context) => crate::gpu::run(call, &context, q, k),
         _ => {
             let rope = cpu::Rope::new(call.layer.scaled.frequencies(), call.pairing);
             let rope = if call.inverse { rope.inverse() } else { rope };
@@ -216,7 +216,7 @@ fn run<T: Element>(
 }
 
 /// The call's positions over a backend's buffers.
-fn positions<'a, I>(call: &Call<'a>, buffer: impl FnOnce(&'a [i64]) -> I) -> Positions<I> {
+pub fn positions<'a, I>(call: &Call<'a>, buffer: impl FnOnce(&'a [i64]) -> I) -> Positions<I> {
     match call.ids {
         Ids::FromZero => Positions::from(0),
         Ids::Each(ids) => Positions::ids(buffer(ids)),
@@ -224,83 +224,6 @@ fn positions<'a, I>(call: &Call<'a>, buffer: impl FnOnce(&'a [i64]) -> I) -> Pos
         Ids::Axes(ids) => {
             let sections = call.layer.sections.expect("axes were chosen by sections");
             Positions::axes(buffer(ids), sections)
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-mod gpu {
-    use condensed_rope::Element;
-    use condensed_rope::cuda::{RawHeads, RawIds, Rope, cudarc};
-    use cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
-
-    use super::{Call, Context, positions};
-    use crate::Result;
-
-    pub fn run<T: Element>(
-        call: &Call,
-        context: &Context,
-        q: &mut [T],
-        k: Option<&mut Vec<T>>,
-    ) -> Result<String> {
-        let stream = context.default_stream();
-        let rope = Rope::new(context, call.layer.scaled.frequencies(), call.pairing)?;
-        let rope = if call.inverse { rope.inverse() } else { rope };
-        let mut on_q = Bytes::upload(&stream, q)?;
-        let mut on_k = k.as_ref().map(|k| Bytes::upload(&stream, k)).transpose()?;
-        let mut on_ids = None;
-        let positions = positions(call, |ids| {
-            let mut slice = stream.clone_htod(ids).expect("room for the ids");
-            let (address, _) = slice.device_ptr_mut(&stream);
-            let raw = RawIds { address, len: ids.len(), wide: true };
-            on_ids = Some(slice);
-            raw
-        });
-        let [q_layout, k_layout] = call.layouts;
-        let q_heads = RawHeads::in_place(T::DTYPE, on_q.address(&stream), q_layout);
-        let k_heads =
-            on_k.as_mut().map(|k| RawHeads::in_place(T::DTYPE, k.address(&stream), k_layout));
-        // SAFETY: the buffers hold the tensors whole, and are kept until the stream was waited for.
-        unsafe { rope.rotate_raw(stream.cu_stream(), q_heads, k_heads, positions) }?;
-        on_q.download(&stream, q)?;
-        if let (Some(on_k), Some(k)) = (&on_k, k) {
-            on_k.download(&stream, k)?;
-        }
-        stream.synchronize()?;
-        drop(on_ids);
-        Ok(context.name()?)
-    }
-
-    /// Elements of any type, in device memory.
-    struct Bytes(CudaSlice<u8>);
-
-    impl Bytes {
-        fn upload<T: Element>(stream: &std::sync::Arc<CudaStream>, values: &[T]) -> Result<Self> {
-            // SAFETY: elements are plain numbers, so their bytes are initialised.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
-            };
-            // An empty allocation is refused by the driver.
-            let mut slice = stream.alloc_zeros(bytes.len().max(1))?;
-            stream.memcpy_htod(bytes, &mut slice)?;
-            Ok(Self(slice))
-        }
-
-        fn address(&mut self, stream: &CudaStream) -> u64 {
-            self.0.device_ptr_mut(stream).0
-        }
-
-        fn download<T: Element>(
-            &self,
-            stream: &std::sync::Arc<CudaStream>,
-            values: &mut [T],
-        ) -> Result<()> {
-            let len = size_of_val(values);
-            // SAFETY: any bytes are a number, and nobody else has them.
-            let bytes =
-                unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), len) };
-            stream.memcpy_dtoh(&self.0.slice(..len), bytes)?;
-            Ok(())
         }
     }
 }

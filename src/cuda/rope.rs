@@ -85,8 +85,8 @@ impl Rope {
     /// A rope of one set keeps its factor on cos and sin, which no length changes.
     ///
     /// # Errors
-    /// [`Error::Sets`] where the rotary dimension is another one, or there is no such set;
-    /// [`Error::Context`]; or [`Error::Driver`], also where `stream` is being captured.
+    /// [`Error::Sets`] where the rotary dimension is another one; [`Error::Positions`] where there is no
+    /// such set; [`Error::Context`]; or [`Error::Driver`], also where `stream` is being captured.
     pub fn retune(&self, stream: &CudaStream, set: usize, frequencies: &Frequencies) -> Result<()> {
         let (expected, given) = (self.rotary_dim(), frequencies.rotary_dim());
         if expected != given {

@@ -1,18 +1,18 @@
 //! The grids that other libraries test themselves with, run whole where a machine can, and the cases
 //! that nobody tests.
 
-use condensed_rope::{Dtype, Frequencies, Layout, Pairing, PositionKind, Positions, Sections};
+use condensed_rope::{Dtype, Frequencies, Layout, Pairing, PositionKind, Positions};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::case::packed_qkv;
 use crate::{Backend, Case, Order, Values, check};
 
-const PAIRINGS: [Pairing; 2] = [Pairing::HalfSplit, Pairing::Interleaved];
+pub(crate) const PAIRINGS: [Pairing; 2] = [Pairing::HalfSplit, Pairing::Interleaved];
 
 /// Checks all cases within the backend's budget, and every `SAMPLE`th of the larger ones on a
 /// backend that has the memory. Says what it left out.
-fn run(backend: &impl Backend, name: &str, cases: impl Iterator<Item = Case>) {
+pub(crate) fn run(backend: &impl Backend, name: &str, cases: impl Iterator<Item = Case>) {
     const SAMPLE: usize = 97;
     const LARGEST: usize = 1 << 27;
     let (mut ran, mut large, mut left_out) = (0, 0, 0);
@@ -294,79 +294,6 @@ pub fn positions(backend: &impl Backend) {
         };
         if far { check_bits_only(backend, &case) } else { check(backend, &case) }
     }
-}
-
-/// Three positions a token: sections in blocks and interleaved, every layout, type and width of ids.
-pub fn axes(backend: &impl Backend) {
-    let mut cases = Vec::new();
-    for (dim, sections) in [
-        (128, Sections::blocks([16, 24, 24])),
-        (128, Sections::interleaved([24, 20, 20])),
-        (64, Sections::blocks([8, 12, 12])),
-        (20, Sections::interleaved([4, 4, 2])),
-        (6, Sections::blocks([0, 3, 0])),
-    ] {
-        let sections = sections.expect("small");
-        for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
-            for pairing in PAIRINGS {
-                let flat = |heads| Layout::thd(35, heads, dim + 8).rotate_from(4 * i);
-                let batched = |heads| Layout::bhsd(5, heads, 7, dim);
-                let ids: Vec<i64> = (0..105).map(|i| i64::from(i * 7919 % 5000) - 9).collect();
-                let narrow = ids.iter().map(|&id| id as i32).collect();
-                for (q, k, ids) in [
-                    (flat(6), flat(2), Values::I64(ids)),
-                    (batched(3), batched(3), Values::I32(narrow)),
-                ] {
-                    let positions = Positions::axes(ids, sections);
-                    cases.push(Case { dtype, pairing, positions, ..Case::of(dim, q, Some(k)) });
-                }
-            }
-        }
-    }
-    run(backend, "positions on three axes", cases.into_iter());
-}
-
-/// Sequences that turn by sets of their own: ratios, LongRoPE's lists with their factor.
-pub fn sets(backend: &impl Backend) {
-    let mut cases = Vec::new();
-    for dim in [128, 96, 20, 6] {
-        let plain = |base| Frequencies::new(dim, base).expect("valid");
-        let sets = vec![
-            plain(10_000.0),
-            plain(10_000.0).condensed(8.0).expect("valid"),
-            plain(500_000.0).with_factor(1.19).expect("valid"),
-        ];
-        for dtype in Dtype::ALL {
-            for pairing in PAIRINGS {
-                let ragged = Positions::ragged_from(
-                    Values::I32(vec![0, 5, 5, 6, 20, 35]),
-                    Values::I64(vec![3, 2000, 16_000, 7, 0]),
-                );
-                // Out of range is the last one.
-                let chosen = Values::I32(vec![1, 0, 2, i32::MIN, 7]);
-                let wide = Values::I64(vec![2, 1, 0, -1, 1 << 40]);
-                let flat = |heads| Layout::thd(35, heads, dim);
-                let batched = |heads| Layout::bshd(5, 7, heads, dim);
-                for (layouts, positions, inverse) in [
-                    ([flat(6), flat(2)], ragged.with_sets(chosen.clone()), false),
-                    ([batched(3), batched(3)], Positions::from(16_000).with_sets(wide), true),
-                    ([batched(4), batched(1)], Positions::from(-3), false),
-                ] {
-                    let [q, k] = layouts;
-                    let case = Case::of(dim, q, Some(k));
-                    cases.push(Case {
-                        dtype,
-                        pairing,
-                        positions,
-                        inverse,
-                        sets: sets.clone(),
-                        ..case
-                    });
-                }
-            }
-        }
-    }
-    run(backend, "sets of frequencies", cases.into_iter());
 }
 
 /// For positions so far out that f64 cannot say the truth: the bits of one call with ids.

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod call;
 mod case;
+pub mod choices;
 pub mod errors;
 pub mod golden;
 pub mod grids;

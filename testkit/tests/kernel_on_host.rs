@@ -28,8 +28,8 @@ fn every_kernel_runs() {
         let backend = KernelOnHost { multiprocessors, overlap: Overlap::Launch };
         testkit::grids::odd_rotary_dims(&backend);
         testkit::grids::vllm(&backend);
-        testkit::grids::sets(&backend);
-        testkit::grids::axes(&backend);
+        testkit::choices::sets(&backend);
+        testkit::choices::axes(&backend);
         testkit::suite::tables(&backend);
     }
     let ran = RAN.lock().expect("no test panics here").clone();

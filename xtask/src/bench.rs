@@ -37,15 +37,8 @@ pub fn bench() -> Result<()> {
 }
 
 /// Peers, in the order of their columns.
-const PEERS: [&str; 7] = [
-    "flashinfer_table",
-    "flashinfer_on_the_fly",
-    "liger",
-    "candle",
-    "compile",
-    "compile_with_angles",
-    "hf_eager",
-];
+const PEERS: [&str; 6] =
+    ["flashinfer_table", "flashinfer_on_the_fly", "liger", "candle", "compile", "hf_eager"];
 
 /// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
 pub fn table(path: &str) -> Result<()> {
