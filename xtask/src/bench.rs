@@ -36,9 +36,16 @@ pub fn bench() -> Result<()> {
     bench("cpu")
 }
 
-/// Peers, in the order of their columns.
-const PEERS: [&str; 6] =
-    ["flashinfer_table", "flashinfer_on_the_fly", "liger", "candle", "compile", "hf_eager"];
+/// Peers by their names in the rows and over their columns.
+const PEERS: [(&str, &str); 7] = [
+    ("flashinfer_table", "fi table"),
+    ("flashinfer_on_the_fly", "fi on fly"),
+    ("liger", "liger"),
+    ("candle", "candle"),
+    ("compile", "compile"),
+    ("compile+angles", "+angles"),
+    ("hf_eager", "hf eager"),
+];
 
 /// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
 pub fn table(path: &str) -> Result<()> {
@@ -50,9 +57,14 @@ pub fn table(path: &str) -> Result<()> {
     for row in &rows {
         let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
         let number = |key: &str| row[key].as_u64().unwrap_or(0);
+        // The compiled flow that makes cos and sin too stands beside the one that is given them.
+        let (op, angles) = match text("op").strip_suffix("_with_angles") {
+            Some(op) => (op.to_owned(), "+angles"),
+            None => (text("op"), ""),
+        };
         let case = format!(
             "{} {} {} {} {}+{} x {}/{} {}",
-            text("op"),
+            op,
             text("dtype"),
             text("pairing"),
             text("layout"),
@@ -68,26 +80,15 @@ pub fn table(path: &str) -> Result<()> {
             .as_f64()
             .ok_or_else(|| format!("{path}: a row without a time: {row}"))?;
         bytes.insert(key.clone(), number("bytes"));
-        cases.entry(key).or_default().insert(text("impl") + pdl, us);
+        cases.entry(key).or_default().insert(text("impl") + angles + pdl, us);
     }
     let mut last = String::new();
     for ((case, tokens), times) in &cases {
         if *case != last {
             println!("\n{case}");
-            print!(
-                "{:>9}{:>10}{:>10}{:>10}{:>12}{:>12}",
-                "tokens", "ours us", "GB/s", "limit us", "ours/limit", "pdl/limit"
-            );
-            println!(
-                "{}",
-                PEERS
-                    .map(|peer| format!(
-                        "{:>width$}",
-                        format!("{peer}/ours"),
-                        width = peer.len() + 8
-                    ))
-                    .concat()
-            );
+            print!("{:>9}{:>10}{:>8}{:>10}", "tokens", "ours us", "GB/s", "limit us");
+            print!("{:>12}{:>11} |", "ours/limit", "pdl/limit");
+            println!("{} / ours", PEERS.map(|(_, title)| format!("{title:>10}")).concat());
             last.clone_from(case);
         }
         let ratio = |a: &str, b: &str| match (times.get(a), times.get(b)) {
@@ -98,14 +99,9 @@ pub fn table(path: &str) -> Result<()> {
         let moved = bytes[&(case.clone(), *tokens)] as f64;
         let speed =
             times.get("ours").map_or("-".to_owned(), |us| format!("{:.0}", moved / us / 1e3));
-        print!("{tokens:>9}{:>10}{speed:>10}{:>10}", time("ours"), time("limit"));
-        print!("{:>12}{:>12}", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
-        println!(
-            "{}",
-            PEERS
-                .map(|peer| format!("{:>width$}", ratio(peer, "ours"), width = peer.len() + 8))
-                .concat()
-        );
+        print!("{tokens:>9}{:>10}{speed:>8}{:>10}", time("ours"), time("limit"));
+        print!("{:>12}{:>11} |", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
+        println!("{}", PEERS.map(|(peer, _)| format!("{:>10}", ratio(peer, "ours"))).concat());
     }
     Ok(())
 }
