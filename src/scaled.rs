@@ -55,7 +55,7 @@ impl Scaled {
     /// [`Error::NotCondensable`] where the scaling and a ratio would stretch twice (see
     /// [`Scaling::is_condensable`]); else as [`Frequencies::condensed`].
     pub fn condensed(self, ratio: f64) -> Result<Self> {
-        if !self.scaling.is_condensable() {
+        if ratio != 1.0 && !self.scaling.is_condensable() {
             return Err(Error::NotCondensable { scaling: self.scaling.name(), ratio });
         }
         let frequencies = self.frequencies.condensed(ratio)?;

@@ -90,6 +90,20 @@ fn rotates_files() {
 }
 
 #[test]
+fn no_tokens_are_no_trouble() {
+    let folder = folder("empty");
+    fs::write(folder.join("config.json"), models::json("longchat_7b_16k")).expect("a file");
+    write(&folder.join("in.safetensors"), [0, 32, 128], [0, 32, 128], (&[0], &[]));
+    let output =
+        run(&folder, "--config config.json --input in.safetensors --output out.safetensors");
+    assert!(output.status.success(), "{output:?}");
+    let file = fs::read(folder.join("out.safetensors")).expect("a file");
+    let file = SafeTensors::deserialize(&file).expect("tensors");
+    assert_eq!(file.tensor("q").expect("q").shape(), [0, 32, 128]);
+    fs::remove_dir_all(folder).expect("it was there");
+}
+
+#[test]
 fn writes_fastchats_table() {
     let folder = folder("table");
     let plain = r#"{"model_type": "llama", "hidden_size": 512, "num_attention_heads": 4}"#;

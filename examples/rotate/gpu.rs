@@ -5,7 +5,7 @@ use condensed_rope::cuda::{RawHeads, RawIds, Rope, cudarc};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
 
 use crate::Result;
-use crate::run::{Call, Context, positions};
+use crate::run::{Call, Context, Ids, positions};
 
 pub fn run<T: Element>(
     call: &Call,
@@ -18,14 +18,12 @@ pub fn run<T: Element>(
     let rope = if call.inverse { rope.inverse() } else { rope };
     let mut on_q = Bytes::upload(&stream, q)?;
     let mut on_k = k.as_ref().map(|k| Bytes::upload(&stream, k)).transpose()?;
-    let mut on_ids = None;
-    let positions = positions(call, |ids| {
-        let mut slice = stream.clone_htod(ids).expect("room for the ids");
-        let (address, _) = slice.device_ptr_mut(&stream);
-        let raw = RawIds { address, len: ids.len(), wide: true };
-        on_ids = Some(slice);
-        raw
-    });
+    let mut on_ids = match call.ids {
+        Ids::FromZero => None,
+        Ids::Each(ids) | Ids::Shared(ids) | Ids::Axes(ids) => Some(stream.clone_htod(ids)?),
+    };
+    let address = on_ids.as_mut().map_or(0, |ids| ids.device_ptr_mut(&stream).0);
+    let positions = positions(call, |ids| RawIds { address, len: ids.len(), wide: true });
     let [q_layout, k_layout] = call.layouts;
     let q_heads = RawHeads::in_place(T::DTYPE, on_q.address(&stream), q_layout);
     let k_heads = on_k.as_mut().map(|k| RawHeads::in_place(T::DTYPE, k.address(&stream), k_layout));

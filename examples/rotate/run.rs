@@ -201,8 +201,9 @@ fn run<T: Element>(
     k: Option<&mut Vec<T>>,
 ) -> Result<String> {
     match on_gpu(backend)? {
+        // The driver refuses empty buffers; nothing is as well done here.
         #[cfg(feature = "cuda")]
-        Some(context) => crate::gpu::run(call, &context, q, k),
+        Some(context) if !q.is_empty() => crate::gpu::run(call, &context, q, k),
         _ => {
             let rope = cpu::Rope::new(call.layer.scaled.frequencies(), call.pairing);
             let rope = if call.inverse { rope.inverse() } else { rope };
