@@ -105,9 +105,9 @@ pub enum Overlap {
     /// Starts early. Positions, too, may be written by the kernel before.
     Launch = 1,
     /// Starts early, and works out sine and cosine before it waits. Positions (ids, starts,
-    /// `cu_seqlens`, the choice of sets) must not be written by the kernel before, nor by one that it overlaps: where they
-    /// are, old ones may be used, or a mixture. Any position is in bounds, so that is all that can
-    /// happen.
+    /// `cu_seqlens`, the choice of sets) must not be written by the kernel before, nor by one that it
+    /// overlaps: where they are, old ones may be used, or a mixture. Any position is in bounds, so that
+    /// is all that can happen.
     PositionsReady = 2,
 }
 
