@@ -70,7 +70,7 @@ pub enum Error {
     Sets {
         /// The first set's rotary dimension.
         expected: usize,
-        /// Another one's.
+        /// Another one's; zero where there are no sets.
         given: usize,
     },
     /// A condense ratio on top of a scaling that stretches positions itself.
@@ -277,6 +277,9 @@ impl fmt::Display for Error {
             }
             Self::Sections { expected, given } => {
                 write!(f, "sections must add up to {expected} pairs: given {given:?}")
+            }
+            Self::Sets { given: 0, .. } => {
+                write!(f, "there must be a set of frequencies: given none")
             }
             Self::Sets { expected, given } => {
                 write!(f, "all sets must have a rotary dimension of {expected}: given {given}")

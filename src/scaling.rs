@@ -12,19 +12,19 @@ pub enum Scaling {
     Default,
     /// `θ_j / factor`: condensed positions by another name (arXiv 2306.15595).
     Linear {
-        /// At least 1.
+        /// From 1 to 2^53.
         factor: f64,
     },
     /// `θ_j` of a base that is `factor^(d / (d - 2))` times as large, so that the slowest pair is
     /// divided by `factor` and the fastest one not at all ("NTK-aware").
     Ntk {
-        /// At least 1.
+        /// From 1 to 2^53.
         factor: f64,
     },
     /// NTK-aware by as much as the length asks for: nothing up to `max_position_embeddings`, and a
     /// base times `(factor · length / max - (factor - 1))^(d / (d - 2))` beyond.
     Dynamic {
-        /// At least 1.
+        /// From 1 to 2^53.
         factor: f64,
         /// Positions that the model was trained on.
         max_position_embeddings: usize,
@@ -37,7 +37,7 @@ pub enum Scaling {
     /// Llama 3.1: wavelengths up to `original / high_freq_factor` as they are, those from
     /// `original / low_freq_factor` on divided by `factor`, a smooth step in between.
     Llama3 {
-        /// At least 1.
+        /// From 1 to 2^53.
         factor: f64,
         /// Below `high_freq_factor`.
         low_freq_factor: f64,
@@ -49,7 +49,7 @@ pub enum Scaling {
     /// The first `int(partial_rotary_factor · d / 2)` pairs as they are, the others not turned at all,
     /// and `/ factor`. Exponents count all of `d`.
     Proportional {
-        /// At least 1.
+        /// From 1 to 2^53.
         factor: f64,
         /// From 0 to 1.
         partial_rotary_factor: f64,
@@ -59,7 +59,7 @@ pub enum Scaling {
 /// Parameters of [`Scaling::Yarn`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Yarn {
-    /// At least 1.
+    /// From 1 to 2^53.
     pub factor: f64,
     /// Positions that the model was first trained on.
     pub original_max_position_embeddings: usize,
@@ -153,7 +153,10 @@ impl Scaling {
     }
 
     pub(crate) fn check(&self, rotary_dim: usize) -> Result<()> {
-        let at_least_1 = |factor: f64| number("factor", factor, "at least 1", |f| f >= 1.0);
+        // No length times such a factor leaves what f64 can hold.
+        let factor_in_range = |factor: f64| {
+            number("factor", factor, "from 1 to 2^53", |f| (1.0..=2f64.powi(53)).contains(&f))
+        };
         let stretches_base = || {
             let given = rotary_dim as f64;
             number("rotary_dim", given, "over 2, for a base to be stretched", |d| d > 2.0)
@@ -162,15 +165,15 @@ impl Scaling {
         const ORIGINAL: &str = "original_max_position_embeddings";
         match self {
             Self::Default => Ok(()),
-            Self::Linear { factor } => at_least_1(*factor),
-            Self::Ntk { factor } => at_least_1(*factor).and_then(|()| stretches_base()),
+            Self::Linear { factor } => factor_in_range(*factor),
+            Self::Ntk { factor } => factor_in_range(*factor).and_then(|()| stretches_base()),
             Self::Dynamic { factor, max_position_embeddings } => {
-                at_least_1(*factor)?;
+                factor_in_range(*factor)?;
                 length("max_position_embeddings", *max_position_embeddings)?;
                 stretches_base()
             }
             Self::Yarn(yarn) => {
-                at_least_1(yarn.factor)?;
+                factor_in_range(yarn.factor)?;
                 length(ORIGINAL, yarn.original_max_position_embeddings)?;
                 number("beta_slow", yarn.beta_slow, "above zero", |beta| beta > 0.0)?;
                 let above = |beta| beta > yarn.beta_slow;
@@ -199,14 +202,14 @@ impl Scaling {
                 high_freq_factor,
                 original_max_position_embeddings,
             } => {
-                at_least_1(*factor)?;
+                factor_in_range(*factor)?;
                 length(ORIGINAL, *original_max_position_embeddings)?;
                 number("low_freq_factor", *low_freq_factor, "above zero", |low| low > 0.0)?;
                 let above = |high| high > *low_freq_factor;
                 number("high_freq_factor", *high_freq_factor, "above low_freq_factor", above)
             }
             Self::Proportional { factor, partial_rotary_factor } => {
-                at_least_1(*factor)?;
+                factor_in_range(*factor)?;
                 let expected = "from 0 to 1";
                 let within = |p| (0.0..=1.0).contains(&p);
                 number("partial_rotary_factor", *partial_rotary_factor, expected, within)

@@ -1,6 +1,9 @@
 //! Frequencies and FastChat's class: what they refuse, and how they compose.
 
-use condensed_rope::{CondensedRotaryEmbedding, Error, Frequencies, MAX_HEAD_DIM};
+use condensed_rope::{
+    CondensedRotaryEmbedding, Error, Frequencies, LongRope, MAX_HEAD_DIM, Pairing, Scaled, Scaling,
+    Sections, Yarn, cpu,
+};
 
 #[test]
 fn bad_arguments_are_refused() {
@@ -65,4 +68,67 @@ fn ratios_multiply_and_zero_and_negative_frequencies_work() {
         Frequencies::from_inv_freq(&[0.0, 1.0, -1.0]).expect("valid").steps().collect();
     assert_eq!(steps[0], 0);
     assert_eq!(steps[1], steps[2].wrapping_neg());
+}
+
+/// Parameters out of range are errors with transformers' names, and whatever is accepted stays finite at
+/// every length.
+#[test]
+fn scalings_refuse_what_they_cannot_hold() {
+    let yarn = |change: fn(&mut Yarn)| {
+        let mut yarn = Yarn::new(4.0, 4096);
+        change(&mut yarn);
+        Scaling::Yarn(yarn)
+    };
+    let longrope = |short: usize, long: usize| {
+        Scaling::LongRope(LongRope {
+            short_factor: vec![1.0; short],
+            long_factor: vec![2.0; long],
+            original_max_position_embeddings: 4096,
+            attention_factor: 1.0,
+        })
+    };
+    let scaled = |scaling: &Scaling| Scaled::new(16, 10_000.0, scaling.clone()).map(|_| ());
+    for (scaling, key) in [
+        (Scaling::Linear { factor: 0.5 }, "factor"),
+        (Scaling::Linear { factor: f64::NAN }, "factor"),
+        (Scaling::Ntk { factor: f64::INFINITY }, "factor"),
+        (Scaling::Dynamic { factor: 1e300, max_position_embeddings: 2048 }, "factor"),
+        (Scaling::Dynamic { factor: 2.0, max_position_embeddings: 0 }, "max_position_embeddings"),
+        (
+            Scaling::Proportional { factor: 1.0, partial_rotary_factor: 1.5 },
+            "partial_rotary_factor",
+        ),
+        (yarn(|yarn| yarn.beta_fast = 1.0), "beta_fast"),
+        (yarn(|yarn| yarn.beta_slow = 0.0), "beta_slow"),
+        (yarn(|yarn| yarn.attention_factor = f64::NAN), "attention_factor"),
+        (
+            yarn(|yarn| yarn.original_max_position_embeddings = 0),
+            "original_max_position_embeddings",
+        ),
+    ] {
+        let error = scaled(&scaling).expect_err("out of range");
+        assert!(matches!(error, Error::Scaling { key: named, .. } if named == key), "{error}");
+    }
+    let list = |key, given| Err(Error::ScalingList { key, expected: 8, given });
+    assert_eq!(scaled(&longrope(7, 8)), list("short_factor", 7));
+    assert_eq!(scaled(&longrope(8, 9)), list("long_factor", 9));
+    // A base cannot be stretched where there is one pair.
+    let one_pair = Scaled::new(2, 10_000.0, Scaling::Ntk { factor: 2.0 });
+    assert!(matches!(one_pair, Err(Error::Scaling { key: "rotary_dim", .. })), "{one_pair:?}");
+
+    let dynamic = Scaling::Dynamic { factor: 2f64.powi(53), max_position_embeddings: 1 };
+    let mut scaled = Scaled::new(1024, 1e300, dynamic).expect("valid");
+    assert!(scaled.set_length(usize::MAX));
+    assert!(scaled.frequencies().inv_freq().all(f64::is_finite));
+}
+
+#[test]
+fn sets_are_of_one_size() {
+    let of = |dim| Frequencies::new(dim, 10_000.0).expect("valid");
+    let refused = |sets: &[Frequencies]| cpu::Rope::of_sets(sets, Pairing::HalfSplit).map(|_| ());
+    assert_eq!(refused(&[]), Err(Error::Sets { expected: 2, given: 0 }));
+    assert_eq!(refused(&[of(64), of(128)]), Err(Error::Sets { expected: 64, given: 128 }));
+    assert_eq!(refused(&[of(64), of(64)]), Ok(()));
+    let too_many = Sections::blocks([200, 200, 200]);
+    assert_eq!(too_many, Err(Error::Sections { expected: 512, given: [200; 3] }));
 }

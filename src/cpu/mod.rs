@@ -194,7 +194,7 @@ impl Rope {
     /// Writes cos and sin of `cos.len() / rotary_dim` consecutive positions from `start`, each
     /// `[positions, rotary_dim]`, both channels of a pair alike: `cat(freqs, freqs)` where the
     /// pairing is half-split, `repeat_interleave(freqs, 2)` where it is interleaved. With the factor
-    /// of the frequencies, rounded once to `T`.
+    /// of the frequencies, rounded once to `T`. Where there are several sets of them, the first one's.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`](crate::Error) where the slices are not of one length, a multiple of

@@ -295,7 +295,7 @@ impl Rope {
 
     /// Writes cos and sin of `cos.len() / rotary_dim` consecutive positions from `start`, each
     /// `[positions, rotary_dim]`, in one launch: what [`cpu::Rope::cos_sin`](crate::cpu::Rope::cos_sin)
-    /// writes, bit for bit.
+    /// writes, bit for bit. Where there are several sets of frequencies, the first one's.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`] where the buffers are not of one length, a multiple of `rotary_dim`;
