@@ -110,6 +110,7 @@ impl Scaled {
         }
     }
 
+    /// Before any ratio: kinds that another length works out again cannot be condensed.
     fn work_out(&mut self, stage: usize) {
         let pairs = self.frequencies.pairs();
         let dim = DoubleDouble::from(2.0 * pairs as f64);
@@ -167,10 +168,6 @@ impl Scaled {
                     *f = if j < turning { f.div((*factor).into()) } else { 0.0.into() };
                 }
             }
-        }
-        if self.ratio != 1.0 {
-            let inv_freq = self.frequencies.inv_freq_mut();
-            inv_freq.iter_mut().for_each(|f| *f = f.div(self.ratio.into()));
         }
     }
 }

@@ -178,10 +178,10 @@ pub type Context = std::convert::Infallible;
 /// The GPU, where the backend that was asked for is one.
 #[cfg(feature = "cuda")]
 fn on_gpu(backend: Backend) -> Result<Option<Context>> {
-    match (backend, condensed_rope::cuda::context(0)) {
-        (Backend::Cpu, _) | (Backend::Auto, Err(_)) => Ok(None),
-        (_, Ok(context)) => Ok(Some(context)),
-        (Backend::Cuda, Err(error)) => Err(error.into()),
+    match backend {
+        Backend::Cpu => Ok(None),
+        Backend::Auto => Ok(condensed_rope::cuda::context(0).ok()),
+        Backend::Cuda => Ok(Some(condensed_rope::cuda::context(0)?)),
     }
 }
 

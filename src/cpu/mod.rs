@@ -221,15 +221,8 @@ impl Rope {
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cpu::rotate");
         positions.check(batch, seq, self.rotary_dim())?;
-        let rotation = Rotation {
-            turns: |set| self.turns(set),
-            sets: self.sets.shape,
-            pairing: self.pairing,
-            tensors,
-            positions,
-            seq,
-            tokens: batch.saturating_mul(seq),
-        };
+        let rotation =
+            Rotation { rope: self, tensors, positions, seq, tokens: batch.saturating_mul(seq) };
         // SAFETY: the checks say that every row lies in its buffer and that no two rows that are
         // written share an element; the caller borrows the buffers.
         unsafe { rotation.run() };

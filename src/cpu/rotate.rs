@@ -3,8 +3,7 @@
 use rayon::prelude::*;
 
 use super::simd::{self, Work};
-use super::{Ids, phase};
-use crate::kernel::SetShape;
+use super::{Ids, Rope, phase};
 use crate::{Element, Layout, MAX_HEAD_DIM, Pairing, PositionKind, Positions};
 
 /// Channels worth handing to another thread.
@@ -55,18 +54,16 @@ pub(super) struct Tensor<T> {
 // an exclusive one), and tasks write rows that share no element.
 unsafe impl<T: Element> Sync for Tensor<T> {}
 
-/// One rotation, checked. `turns` are those of a set.
-pub(super) struct Rotation<'a, T, F> {
-    pub turns: F,
-    pub sets: SetShape,
-    pub pairing: Pairing,
+/// One rotation, checked.
+pub(super) struct Rotation<'a, T> {
+    pub rope: &'a Rope,
     pub tensors: [Option<Tensor<T>>; 2],
     pub positions: Positions<Ids<'a>>,
     pub seq: usize,
     pub tokens: usize,
 }
 
-impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Rotation<'_, T, F> {
+impl<T: Element> Rotation<'_, T> {
     /// Rotates all tokens.
     ///
     /// # Safety
@@ -74,7 +71,7 @@ impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Rotation<'_, T, F> {
     /// written share no element with one another or with a row of a source.
     pub unsafe fn run(&self) {
         let heads: usize = self.tensors.iter().flatten().map(|tensor| tensor.layout.heads).sum();
-        for_each_task(self.tokens, self.sets.rotary_dim * heads, |first, last| {
+        for_each_task(self.tokens, self.rope.rotary_dim() * heads, |first, last| {
             simd::dispatch(Task { rotation: self, first, last });
         });
     }
@@ -101,13 +98,13 @@ impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Rotation<'_, T, F> {
     #[inline(always)]
     fn set(&self, token: usize) -> usize {
         let sets = self.positions.sets.as_ref();
-        sets.map_or(0, |sets| self.sets.set(sets.get(self.sequence(token))))
+        sets.map_or(0, |sets| self.rope.sets.shape.set(sets.get(self.sequence(token))))
     }
 
     #[inline(always)]
     fn turn(&self, angles: &mut Angles, token: usize) {
         let s = token % self.seq;
-        let turns = (self.turns)(self.set(token));
+        let turns = self.rope.turns(self.set(token));
         let position = match &self.positions.kind {
             PositionKind::Ids(ids) => ids.get(token),
             PositionKind::SharedIds(ids) => ids.get(s),
@@ -139,17 +136,17 @@ fn for_each_task(items: usize, channels_per_item: usize, task: impl Fn(usize, us
 }
 
 /// A task: tokens `first..last` of a rotation whose promise was given.
-struct Task<'a, R> {
-    rotation: &'a R,
+struct Task<'a, T> {
+    rotation: &'a Rotation<'a, T>,
     first: usize,
     last: usize,
 }
 
-impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Work for Task<'_, Rotation<'_, T, F>> {
+impl<T: Element> Work for Task<'_, T> {
     #[inline(always)]
     fn run(self) {
         let rotation = self.rotation;
-        let pairs = rotation.sets.pairs();
+        let pairs = rotation.rope.sets.shape.pairs();
         let mut angles = Angles::ZERO;
         for token in self.first..self.last {
             rotation.turn(&mut angles, token);
@@ -161,7 +158,7 @@ impl<'t, T: Element, F: Fn(usize) -> Turns<'t> + Sync> Work for Task<'_, Rotatio
                     // the rows that are written, this task's alone.
                     let row = unsafe { tensor.row(b, s, head) };
                     let first = tensor.layout.rotary_offset;
-                    rotate_row(&mut row[first..first + 2 * pairs], rotation.pairing, cos, sin);
+                    rotate_row(&mut row[first..first + 2 * pairs], rotation.rope.pairing, cos, sin);
                 }
             }
         }

@@ -16,7 +16,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// What a key holds; nothing where it is null.
-    pub fn get(&self, key: &str) -> Option<&'a Value> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
@@ -97,18 +97,33 @@ pub(super) struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// What the ropes agree on.
-    pub fn find<T: PartialEq + fmt::Debug>(
+    /// What the ropes, by `key`, and the config around them, by `tops`, agree on.
+    fn agree<T: PartialEq + fmt::Debug>(
         &self,
         key: &str,
+        tops: &[&str],
         read: impl Fn(&Fields<'a>, &str) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let found = self.ropes.iter().map(|fields| Ok((fields.name(key), read(fields, key)?)));
+        let ropes = self.ropes.iter().map(|rope| (rope, key));
+        let fields = ropes.chain(tops.iter().map(|key| (&self.top, *key)));
+        let found = fields.map(|(fields, key)| Ok((fields.name(key), read(fields, key)?)));
         agreed(found.collect::<Result<Vec<_>>>()?)
     }
 
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.find(key, |fields, key| fields.number(key))
+        self.number_or_top(key, &[])
+    }
+
+    pub fn number_or_top(&self, key: &str, tops: &[&str]) -> Result<Option<f64>> {
+        self.agree(key, tops, Fields::number)
+    }
+
+    pub fn count_or_top(&self, key: &str) -> Result<Option<usize>> {
+        self.agree(key, &[key], Fields::count)
+    }
+
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.agree(key, &[], Fields::flag)
     }
 
     pub fn required(&self, key: &'static str) -> Result<f64> {
@@ -116,27 +131,6 @@ impl<'a> Sources<'a> {
     }
 
     pub fn required_list(&self, key: &'static str) -> Result<Vec<f64>> {
-        let list = self.find(key, |fields, key| fields.list(key))?;
-        list.ok_or(ConfigError::Missing { key })
-    }
-
-    /// What the ropes and keys around them agree on.
-    pub fn number_or_top(&self, key: &str, tops: &[&str]) -> Result<Option<f64>> {
-        let mut found = Vec::new();
-        for fields in &self.ropes {
-            found.push((fields.name(key), fields.number(key)?));
-        }
-        for key in tops {
-            found.push(((*key).to_owned(), self.top.number(key)?));
-        }
-        agreed(found)
-    }
-
-    pub fn count_or_top(&self, key: &str) -> Result<Option<usize>> {
-        let mut found = Vec::new();
-        for fields in self.ropes.iter().chain([&self.top]) {
-            found.push((fields.name(key), fields.count(key)?));
-        }
-        agreed(found)
+        self.agree(key, &[], Fields::list)?.ok_or(ConfigError::Missing { key })
     }
 }

@@ -98,8 +98,8 @@ impl Config {
     /// [`ConfigError::Rope`] where a layer's scaling stretches positions already.
     pub fn condensed(self, ratio: f64) -> Result<Self> {
         let condensed = |layer: Layer| {
-            let Layer { scaled, layer_type, .. } = layer.clone();
-            let scaled = scaled.condensed(ratio);
+            let layer_type = layer.layer_type.clone();
+            let scaled = layer.scaled.condensed(ratio);
             let scaled = scaled.map_err(|error| ConfigError::Rope { layer_type, error })?;
             Ok(Layer { scaled, ..layer })
         };

@@ -117,10 +117,7 @@ impl<'a> Reader<'a> {
         let top = &self.fields;
         // MLA: the last channels of a head rotate.
         if let Some(rotary_dim) = top.count("qk_rope_head_dim")? {
-            let rotary_offset = match top.get("qk_nope_head_dim") {
-                Some(_) => top.count("qk_nope_head_dim")?.unwrap_or(0),
-                None => 0,
-            };
+            let rotary_offset = top.count("qk_nope_head_dim")?.unwrap_or(0);
             return Ok(Shape { head_dim: rotary_offset + rotary_dim, rotary_offset, rotary_dim });
         }
         let head_dim = match top.count("head_dim")?.or(self.model.head_dim) {
@@ -203,7 +200,7 @@ fn scaling(
                 original_max_position_embeddings: original,
                 beta_fast: set("beta_fast")?.unwrap_or(32.0),
                 beta_slow: set("beta_slow")?.unwrap_or(1.0),
-                truncate: sources.find("truncate", |rope, key| rope.flag(key))?.unwrap_or(true),
+                truncate: sources.flag("truncate")?.unwrap_or(true),
                 attention_factor: sources
                     .number("attention_factor")?
                     .unwrap_or_else(|| Yarn::attention_factor(factor, mscales)),
