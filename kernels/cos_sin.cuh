@@ -13,27 +13,27 @@
 
 namespace rope {
 
-// The first tensor's dst is cos and the second's is sin, each [tokens, 1 head]; nothing is read.
+// The first tensor is cos and the second sin, each [tokens, 1 head]; nothing is read.
 template <class Element, bool JOINED, int BYTES>
 ROPE_FN void cos_sin_thread(const Request& request, const Thread& at) {
     using Group = Pairs<Element, JOINED, BYTES>;
 
-    const uint32_t t = at.block_x * at.lanes + at.z;
+    const uint32_t t = at.block_x * request.lanes + at.z;
     if (t >= request.tokens) return;
     const uint32_t pair = at.x * Group::PAIRS;
     Angles<Group::PAIRS> angles;
     angles.load_steps(request.steps, pair);
-    angles.move_to(request.positions.position(t, 0, t));
+    angles.move_to(request.positions.position(request.starts, t, 0, t));
     angles.turn(request.cos_factor, request.sin_factor);
 
     const uint32_t lane = pair * request.pair_stride;
-    const auto put = [&](const Tensor& table, const float (&values)[Group::PAIRS]) {
+    const auto put = [&](const Rows& table, const float (&values)[Group::PAIRS]) {
         Group group = {};
         group.map([&](int j, float& x, float& y) { x = y = values[j]; });
-        group.store(table.dst + (t * table.dst_token + lane), request.partner);
+        group.store(table.first + (t * table.token + lane), request.partner);
     };
-    put(request.tensors[0], angles.cos);
-    put(request.tensors[1], angles.sin);
+    put(request.dst[0], angles.cos);
+    put(request.dst[1], angles.sin);
 }
 
 }  // namespace rope

@@ -74,13 +74,12 @@ ROPE_FN void let_downstream_launch() {
 struct Thread {
     uint32_t block_x, block_y;
     uint32_t x, y, z;
-    uint32_t width, rows, lanes;  // the block's extent in x, y and z
+    uint32_t width;  // the block's extent in x
 };
 
 #ifdef __CUDACC__
 ROPE_FN Thread this_thread() {
-    return {blockIdx.x,  blockIdx.y, threadIdx.x, threadIdx.y,
-            threadIdx.z, blockDim.x, blockDim.y,  blockDim.z};
+    return {blockIdx.x, blockIdx.y, threadIdx.x, threadIdx.y, threadIdx.z, blockDim.x};
 }
 #endif
 

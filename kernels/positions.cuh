@@ -5,39 +5,46 @@
 
 namespace rope {
 
-// Token t of the launch is token s of sequence b: t = b * seq + s.
-//
-// All kinds of positions but ragged ones are a value, a start and a count:
-//   ids            values[b * seq + s]      (or values[s], where all sequences share a row)
-//   consecutive    start + s
-//   starts         values[b] + s
-// Ragged ones find the sequence i that holds token t: values[i] + t - cu_seqlens[i].
-//
-// M-RoPE has three values a token, `axis_stride` apart, and each pair turns by one of them.
-enum Axes : uint32_t {
-    ONE = 0,
-    BLOCKS = 1,       // the first axis up to pair sections[0], the second up to sections[1], the third
-    INTERLEAVED = 2,  // in turn: the second below pair sections[0], the third below sections[1]
+// A list of i32 or i64 in memory.
+struct Ids {
+    const char* first;
+    uint32_t stride;    // bytes from one to the next
+    uint32_t upper;     // bytes from a lower half to its upper one; an i32 has none, and 0
+
+    // An id as it is loaded. Its value waits for memory; until it is asked for, other loads go out.
+    struct Halves {
+        uint32_t low, high;
+    };
+    ROPE_FN Halves load(uint64_t offset) const {
+        const char* id = first + offset;
+        return {*reinterpret_cast<const uint32_t*>(id),
+                *reinterpret_cast<const uint32_t*>(id + upper)};
+    }
+    ROPE_FN uint64_t value(const Halves& id) const {
+        const int32_t high = static_cast<int32_t>(id.high) >> (upper == 0 ? 31 : 0);
+        return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | id.low;
+    }
+    ROPE_FN uint64_t at(uint32_t i) const { return value(load(static_cast<uint64_t>(i) * stride)); }
 };
 
+// Token t of the launch is token s of sequence b: t = b * seq + s.
+//
+// Its position is an id, a start and a count, whatever they are, so that kernels need not ask:
+//   ids            ids[b * seq + s]      (or ids[s], where all sequences share a row)
+//   consecutive    start + s             (and an id that is zero)
+//   starts         ids[b] + s
+// Ragged ones add what is known of the sequence i that holds token t, which must be found:
+//   ragged         s + starts[i] - cu_seqlens[i]
 struct Positions {
-    const void* values;         // null: zeros
-    const int32_t* cu_seqlens;  // [sequences + 1], ascending; null where not ragged
+    Ids ids;
+    uint64_t batch_stride;  // of ids, in bytes
     int64_t start;
-    uint32_t batch_stride, token_stride;  // of values, in elements
-    uint32_t counts;                      // 1: add s
-    uint32_t sequences;                   // of cu_seqlens, at least 1
-    uint32_t wide;                        // values are i64, else i32
-    uint32_t axes;                        // an Axes
-    uint32_t axis_stride;                 // of values, in elements
-    uint32_t sections[2];
-    uint32_t reserved;
+    const int32_t* cu_seqlens;  // [sequences + 1], ascending; null where not ragged
+    uint32_t sequences;         // of cu_seqlens, at least 1
+    uint32_t counts;            // 1: add s
 
-    ROPE_FN uint64_t value(uint64_t index) const {
-        if (values == nullptr) return 0;
-        return static_cast<uint64_t>(
-            wide ? static_cast<const int64_t*>(values)[index]
-                 : static_cast<int64_t>(static_cast<const int32_t*>(values)[index]));
+    ROPE_FN uint64_t offset(uint32_t b, uint32_t s) const {
+        return b * batch_stride + static_cast<uint64_t>(s) * ids.stride;
     }
 
     // The last sequence that begins at or before token t: whatever cu_seqlens holds, a valid index.
@@ -54,27 +61,29 @@ struct Positions {
         return low;
     }
 
-    // The axis of a pair.
-    ROPE_FN uint32_t axis(uint32_t pair) const {
-        if (axes == BLOCKS) return (pair >= sections[0]) + (pair >= sections[1]);
-        const uint32_t turn = pair % 3;
-        return turn != 0 && pair < sections[turn - 1] ? turn : 0;
-    }
-
-    // The position of a token along an axis, where it has several.
-    ROPE_FN uint64_t along(uint32_t axis, uint32_t b, uint32_t s) const {
-        return value(static_cast<uint64_t>(axis) * axis_stride +
-                     static_cast<uint64_t>(b) * batch_stride + s * token_stride);
-    }
-
     // Two's complement: sums wrap.
-    ROPE_FN uint64_t position(uint32_t t, uint32_t b, uint32_t s) const {
+    ROPE_FN uint64_t position(const Ids& starts, uint32_t t, uint32_t b, uint32_t s) const {
+        const Ids::Halves id = ids.load(offset(b, s));
+        uint64_t from = static_cast<uint64_t>(start) + s * counts;
         if (cu_seqlens != nullptr) {
             const uint32_t i = sequence_of(t);
-            return value(i) + t - static_cast<uint64_t>(static_cast<int64_t>(cu_seqlens[i]));
+            from += starts.at(i) - static_cast<uint64_t>(static_cast<int64_t>(cu_seqlens[i]));
         }
-        const uint64_t index = static_cast<uint64_t>(b) * batch_stride + s * token_stride;
-        return value(index) + static_cast<uint64_t>(start) + s * counts;
+        return ids.value(id) + from;
+    }
+};
+
+// M-RoPE: three ids a token, and each pair turns by one of them.
+struct Axes {
+    static constexpr int COUNT = 3;
+    static constexpr uint32_t PAIRS_A_WORD = 16;
+
+    uint64_t stride;     // bytes from one axis' ids to the next one's; 0: one position a token
+    uint32_t codes[32];  // each pair's axis, two bits a pair
+
+    // The axes of the pairs of its word from this one on, the first one's in the lowest bits.
+    ROPE_FN uint32_t from(uint32_t pair) const {
+        return codes[pair / PAIRS_A_WORD] >> pair % PAIRS_A_WORD * 2;
     }
 };
 

@@ -1,10 +1,11 @@
 //! The compiled kernels in one context.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use cudarc::driver::{CudaContext, CudaFunction, DriverError, result};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
 use crate::kernel::{Entry, Variant};
@@ -73,26 +74,48 @@ pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
 #[derive(Debug)]
 pub(super) struct Steps {
     pub address: u64,
+    /// What was last copied there, kept as long: a copy may be captured into a graph.
+    words: Mutex<Vec<u64>>,
     context: Arc<CudaContext>,
 }
 
 impl Steps {
-    pub fn upload(context: &Arc<CudaContext>, steps: &[u64]) -> Result<Self> {
+    pub fn upload(context: &Arc<CudaContext>, words: Vec<u64>) -> Result<Self> {
         let doing = driver("uploading the phase steps");
         context.bind_to_thread().map_err(&doing)?;
-        let bytes = size_of_val(steps);
+        let bytes = size_of_val(&*words);
         // SAFETY: the context is current; the memory is written before it is read.
         let address = unsafe { result::malloc_sync(bytes) }.map_err(allocating(bytes, &doing))?;
-        let buffer = Self { address, context: context.clone() };
+        let mut buffer = Self { address, words: Mutex::new(words), context: context.clone() };
         let stream = result::stream::create(StreamKind::NonBlocking).map_err(&doing)?;
-        // SAFETY: `address` is an allocation of this many bytes, and `steps` outlives the wait below.
-        let copied = unsafe { result::memcpy_htod_async(address, steps, stream) };
+        let words = buffer.words.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: `address` is an allocation of as many words, which outlive the wait below.
+        let copied = unsafe { result::memcpy_htod_async(address, words, stream) };
         // SAFETY: the stream was just created.
         let finished = unsafe { result::stream::synchronize(stream) };
         // SAFETY: nobody else has the stream.
         let destroyed = unsafe { result::stream::destroy(stream) };
         copied.and(finished).and(destroyed).map_err(&doing)?;
         Ok(buffer)
+    }
+
+    /// Writes a range of the words anew and copies it on `stream`, of the same context, which is
+    /// current.
+    pub fn rewrite(
+        &self,
+        stream: &CudaStream,
+        range: Range<usize>,
+        write: impl FnOnce(&mut [u64]),
+    ) -> std::result::Result<(), DriverError> {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = self.address + (range.start * size_of::<u64>()) as u64;
+        let words = &mut words[range];
+        write(words);
+        // SAFETY: as many words lie there, and these are kept as long as those. The driver has copied
+        // pageable memory when it returns; or, where another thread has begun a capture on the stream,
+        // the graph copies what they say then. Launches before it on the stream have read what they
+        // need; others may read a mixture, which is frequencies as good as any to them.
+        unsafe { result::memcpy_htod_async(address, words, stream.cu_stream()) }
     }
 }
 

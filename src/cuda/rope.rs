@@ -43,7 +43,7 @@ impl Rope {
         frequencies: &Frequencies,
         pairing: Pairing,
     ) -> Result<Self> {
-        Self::of(Arc::new(Kernels::load(context)?), &Sets::one(frequencies), pairing)
+        Self::of(Arc::new(Kernels::load(context)?), Sets::one(frequencies), pairing)
     }
 
     /// A rope with several sets of frequencies, for batches that mix ratios or lengths: see
@@ -58,7 +58,7 @@ impl Rope {
         pairing: Pairing,
     ) -> Result<Self> {
         let sets = Sets::new(sets)?;
-        Self::of(Arc::new(Kernels::load(context)?), &sets, pairing)
+        Self::of(Arc::new(Kernels::load(context)?), sets, pairing)
     }
 
     /// Another rope over the same loaded kernels: for models with several sets of frequencies.
@@ -66,7 +66,7 @@ impl Rope {
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Driver`].
     pub fn with(&self, frequencies: &Frequencies, pairing: Pairing) -> Result<Self> {
-        Self::of(self.kernels.clone(), &Sets::one(frequencies), pairing)
+        Self::of(self.kernels.clone(), Sets::one(frequencies), pairing)
     }
 
     /// Another rope of several sets, over the same loaded kernels.
@@ -74,7 +74,7 @@ impl Rope {
     /// # Errors
     /// As [`with`](Self::with); [`Error::Sets`].
     pub fn with_sets(&self, sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
-        Self::of(self.kernels.clone(), &Sets::new(sets)?, pairing)
+        Self::of(self.kernels.clone(), Sets::new(sets)?, pairing)
     }
 
     /// Writes other frequencies over set `set` (0, where there is one), on `stream`: launches after it
@@ -103,23 +103,16 @@ impl Rope {
             let reason = "the stream is being captured".to_owned();
             return Err(Error::Driver { doing: "retuning", reason });
         }
-        const MOST: usize = crate::MAX_HEAD_DIM / 2 + 2;
-        let mut words = [0; MOST];
-        write_set(frequencies, &mut words);
-        let words = &words[..self.sets.stride];
-        let address = self.steps.address + (set * self.sets.stride * size_of::<u64>()) as u64;
-        // SAFETY: the set's words lie in the buffer, and the driver has copied pageable memory when
-        // it returns. Launches before it on the stream have read what they need; others may read a
-        // mixture, which is frequencies as good as any to them.
-        unsafe { result::memcpy_htod_async(address, words, stream.cu_stream()) }.map_err(doing)
+        let range = set * self.sets.stride..(set + 1) * self.sets.stride;
+        self.steps.rewrite(stream, range, |words| write_set(frequencies, words)).map_err(doing)
     }
 
-    fn of(kernels: Arc<Kernels>, sets: &Sets, pairing: Pairing) -> Result<Self> {
+    fn of(kernels: Arc<Kernels>, sets: Sets, pairing: Pairing) -> Result<Self> {
         Ok(Self {
-            steps: Arc::new(Steps::upload(&kernels.context, &sets.words)?),
-            kernels,
             sets: sets.shape,
             factor: sets.factor,
+            steps: Arc::new(Steps::upload(&kernels.context, sets.words)?),
+            kernels,
             pairing,
             direction: Direction::Forward,
             overlap: Overlap::None,

@@ -2,15 +2,15 @@
 
 use super::Address;
 use super::geometry::{Geometry, Work};
-use super::raw::{RawHeads, RawIds};
-use super::request::{Axes, Choice, Divisor, Overlap, PositionSource, Request, Tensor, Variant};
+use super::raw::{PositionSource, RawHeads, RawIds};
+use super::request::{Choice, Divisor, Overlap, Request, Tensor, Variant};
 use super::sets::SetShape;
 use crate::{Direction, Dtype, Error, Layout, Pairing, Positions, Result};
 
 /// What a rope is, as its kernels need it.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// Of the words of [`Sets`](super::Sets), aligned to 16 bytes.
+    /// Of the words of [`Sets`](super::Sets), all of them, aligned to 16 bytes.
     pub steps: Address,
     pub sets: SetShape,
     pub pairing: Pairing,
@@ -19,6 +19,17 @@ pub struct Spec {
     pub factor: f32,
     pub multiprocessors: usize,
     pub overlap: Overlap,
+}
+
+impl Spec {
+    fn positions(
+        &self,
+        positions: &Positions<RawIds>,
+        batch_seq: [usize; 2],
+    ) -> Result<PositionSource> {
+        let zero = self.steps + (self.sets.zero() * size_of::<u64>()) as u64;
+        PositionSource::new(positions, batch_seq, self.sets.pairs(), zero)
+    }
 }
 
 /// One launch of one kernel.
@@ -39,20 +50,20 @@ impl Launch {
         positions: &Positions<RawIds>,
     ) -> Result<Option<Self>> {
         let [batch, seq, ..] = q.layout.shape();
+        let heads = [q.layout.heads, k.map_or(0, |k| k.layout.heads)];
+        let tokens = batch.saturating_mul(seq);
         let choice = Choice::new(positions, &spec.sets)?;
-        let positions = PositionSource::new(positions, [batch, seq])?;
-        let many = choice.ids != 0 || positions.axes != Axes::One;
+        let source = spec.positions(positions, [batch, seq])?;
+        if tokens == 0 || heads == [0, 0] {
+            return Ok(None);
+        }
         let tensor = |heads: &RawHeads| {
             let source = heads.source.as_ref().map(|(address, layout)| (*address, layout));
             Tensor::new(heads.dtype, (heads.target, &heads.layout), source, spec.sets.rotary_dim)
         };
         let tensors = [tensor(q), k.map_or_else(Tensor::default, tensor)];
-        let heads = [q.layout.heads, k.map_or(0, |k| k.layout.heads)];
-        let tokens = batch.saturating_mul(seq);
-        if tokens == 0 || heads == [0, 0] {
-            return Ok(None);
-        }
-        let launch = Self::new(spec, q.dtype, tensors, positions, [tokens, seq], |width| {
+        let many = choice.ids.first != 0 || source.axes.stride != 0;
+        let launch = Self::new(spec, q.dtype, tensors, source, [tokens, seq], |width| {
             let [_, token, head] = q.layout.strides;
             let work = Work { width, heads, tokens, tokens_inside: seq > 1 && token < head, many };
             Geometry::rotation(work, spec.multiprocessors)
@@ -78,7 +89,7 @@ impl Launch {
         if rows == 0 {
             return Ok(None);
         }
-        let positions = PositionSource::new(&Positions::from(start), [1, rows])?;
+        let positions = spec.positions(&Positions::from(start), [1, rows])?;
         // The table's kernels wait for nobody.
         let spec = Spec { overlap: Overlap::None, ..*spec };
         Ok(Some(Self::new(&spec, dtype, tensors, positions, [rows, rows], |width| {
@@ -90,7 +101,7 @@ impl Launch {
         spec: &Spec,
         dtype: Dtype,
         tensors: [Tensor; 2],
-        positions: PositionSource,
+        source: PositionSource,
         [tokens, seq]: [usize; 2],
         geometry: impl FnOnce(usize) -> Geometry,
     ) -> Self {
@@ -99,27 +110,37 @@ impl Launch {
             Variant::widest(dtype, spec.pairing, pairs, [&tensors[0], &tensors[1]]);
         let geometry = geometry(pairs / variant.pairs());
         let (cos_factor, sin_factor) = spec.direction.factors(spec.factor);
+        let (_, rows, lanes) = geometry.block;
         let request = Request {
             steps: spec.steps,
-            sets: Choice::default(),
-            tensors,
-            positions,
             seq: Divisor::new(seq as u32),
             tokens: tokens as u32,
-            pairs: pairs as u32,
-            q_slices: geometry.q_slices,
             pair_stride,
             partner,
+            overlap: spec.overlap,
+            rows,
+            lanes: lanes as u16,
+            q_slices: geometry.q_slices as u16,
+            heads: tensors.map(|tensor| tensor.heads),
+            src: tensors.map(|tensor| tensor.src),
+            positions: source.positions,
             cos_factor,
             sin_factor,
-            overlap: spec.overlap,
+            in_place: tensors.map(|tensor| tensor.in_place.into()),
+            sets: Choice::default(),
+            axes: source.axes,
+            starts: source.starts,
+            dst: tensors.map(|tensor| tensor.dst),
+            rest: tensors.map(|tensor| tensor.rest),
+            pairs: pairs as u32,
+            reserved: 0,
         };
         Self { variant, geometry, request }
     }
 
     /// With a choice among sets, each of which has a factor of its own.
     fn choosing(mut self, choice: Choice, direction: Direction) -> Self {
-        if choice.ids != 0 {
+        if choice.ids.first != 0 {
             self.request.sets = choice;
             (self.request.cos_factor, self.request.sin_factor) = direction.factors(1.0);
         }

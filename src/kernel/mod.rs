@@ -12,8 +12,9 @@ mod sets;
 pub use crate::heads::check_table;
 pub use geometry::{Geometry, Work};
 pub use launch::{Launch, Spec};
-pub use raw::{RawHeads, RawIds, check_raw};
-pub use request::{Choice, Divisor, Overlap, PositionSource, Request, Tensor, Variant};
+pub use raw::{PositionSource, RawHeads, RawIds, check_raw};
+pub use request::{Axes, Choice, Divisor, Ids, Overlap, Request, Rest, Rows, Tensor};
+pub use request::{TokenPositions, Variant};
 pub use sets::{SetShape, Sets, write as write_set};
 
 /// A device address, or a host one where the kernels run on the host: `CUdeviceptr` in either case.

@@ -1,7 +1,7 @@
 //! Tensors by address, for engines with their own memory.
 
 use super::Address;
-use super::request::{Axes, Choice, PositionSource};
+use super::request::{Axes, Choice, Ids, TokenPositions};
 use super::sets::SetShape;
 use crate::heads::{self, Extent};
 use crate::positions::Indices;
@@ -94,9 +94,9 @@ impl Indices for RawIds {
 }
 
 impl RawIds {
-    fn checked(&self, what: &'static str) -> Result<Address> {
+    fn checked(&self, what: &'static str) -> Result<Ids> {
         check_alignment(what, self.address, if self.wide { 8 } else { 4 })?;
-        Ok(self.address)
+        Ok(Ids::new(self.address, self.wide))
     }
 }
 
@@ -160,54 +160,67 @@ impl Choice {
             ids: ids.checked("sets")?,
             stride: sets.stride as u32,
             last: (sets.count - 1) as u32,
-            wide: ids.wide.into(),
-            reserved: 0,
         })
     }
 }
 
+/// What a request is told of positions.
+#[derive(Clone, Copy, Debug)]
+pub struct PositionSource {
+    pub positions: TokenPositions,
+    /// Of ragged positions.
+    pub starts: Ids,
+    pub axes: Axes,
+}
+
 impl PositionSource {
-    /// For positions whose lengths fit `[batch, seq]`.
-    pub fn new(positions: &Positions<RawIds>, [batch, seq]: [usize; 2]) -> Result<Self> {
-        let consecutive = Self { counts: 1, ..Self::default() };
-        let values = |what, values: &RawIds| -> Result<Self> {
-            Ok(Self { values: values.checked(what)?, wide: values.wide.into(), ..Self::default() })
+    /// For positions whose lengths fit `[batch, seq]` and whose sections fit the pairs. `zero` is the
+    /// address of an `i32` that is zero.
+    pub fn new(
+        positions: &Positions<RawIds>,
+        [batch, seq]: [usize; 2],
+        pairs: usize,
+        zero: Address,
+    ) -> Result<Self> {
+        let none = Ids::one(zero);
+        let of = |ids, counts| TokenPositions { ids, counts, ..TokenPositions::default() };
+        let rows = |ids: Ids| TokenPositions {
+            batch_stride: seq as u64 * u64::from(ids.stride),
+            ..of(ids, 0)
         };
-        Ok(match &positions.kind {
-            PositionKind::From(start) => Self { start: *start, ..consecutive },
-            PositionKind::Ids(ids) => {
-                Self { batch_stride: seq as u32, token_stride: 1, ..values("position ids", ids)? }
-            }
-            PositionKind::SharedIds(ids) => {
-                Self { token_stride: 1, ..values("position ids", ids)? }
-            }
+        let (mut starts, mut axes) = (none, Axes::default());
+        let positions = match &positions.kind {
+            PositionKind::From(start) => TokenPositions { start: *start, ..of(none, 1) },
+            PositionKind::Ids(ids) => rows(ids.checked("position ids")?),
+            PositionKind::SharedIds(ids) => of(ids.checked("position ids")?, 0),
             PositionKind::Starts(starts) => {
-                Self { batch_stride: 1, counts: 1, ..values("starts", starts)? }
-            }
-            PositionKind::Ragged { cu_seqlens, starts } => Self {
-                cu_seqlens: cu_seqlens.checked("cu_seqlens")?,
-                sequences: u32::try_from(cu_seqlens.len - 1).map_err(|_| Error::TooLarge {
-                    tensor: "cu_seqlens",
-                    what: "the number of sequences",
-                    limit: u32::MAX as usize,
-                })?,
-                ..starts.map_or(Ok(consecutive), |starts| values("starts", &starts))?
-            },
-            PositionKind::Axes { ids, sections } => {
-                let [time, height, width] = sections.sizes().map(|size| size as u32);
-                let (axes, sections) = match sections.is_interleaved() {
-                    true => (Axes::Interleaved, [3 * height, 3 * width]),
-                    false => (Axes::Blocks, [time, time + height]),
-                };
-                Self {
-                    batch_stride: seq as u32,
-                    token_stride: 1,
-                    axes,
-                    axis_stride: batch.saturating_mul(seq) as u32,
-                    sections,
-                    ..values("position ids", ids)?
+                let ids = starts.checked("starts")?;
+                TokenPositions {
+                    batch_stride: ids.stride.into(),
+                    ..of(Ids { stride: 0, ..ids }, 1)
                 }
             }
-        })
+            PositionKind::Ragged { cu_seqlens, starts: given } => {
+                if let Some(given) = given {
+                    starts = given.checked("starts")?;
+                }
+                TokenPositions {
+                    cu_seqlens: cu_seqlens.checked("cu_seqlens")?.first,
+                    sequences: u32::try_from(cu_seqlens.len - 1).map_err(|_| Error::TooLarge {
+                        tensor: "cu_seqlens",
+                        what: "the number of sequences",
+                        limit: u32::MAX as usize,
+                    })?,
+                    ..of(none, 1)
+                }
+            }
+            PositionKind::Axes { ids, sections } => {
+                let ids = ids.checked("position ids")?;
+                let tokens = batch.saturating_mul(seq) as u64;
+                axes = Axes::new(tokens.saturating_mul(ids.stride.into()), sections, pairs);
+                rows(ids)
+            }
+        };
+        Ok(Self { positions, starts, axes })
     }
 }

@@ -2,57 +2,90 @@
 //! field for field.
 
 use super::{Address, Entry};
-use crate::{Dtype, Layout, Pairing};
+use crate::{Dtype, Layout, Pairing, Sections};
 
+/// The rows of a tensor, from the first rotated channel of the first one on; strides are bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tensor {
-    pub src: Address,
-    pub dst: Address,
-    pub src_strides: [i64; 3],
-    pub dst_strides: [i64; 3],
-    pub heads: u32,
-    pub rest_before: u32,
-    pub rest_after: u32,
-    pub in_place: u32,
+pub struct Rows {
+    pub first: Address,
+    /// From one sequence to the next, one token, one head.
+    pub strides: [i64; 3],
+}
+
+/// Channels that a copy out of place carries along, before and after the rotated ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rest {
+    pub before: u32,
+    pub after: u32,
+}
+
+/// A list of `i32` or `i64`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ids {
+    pub first: Address,
+    /// Bytes from one to the next.
+    pub stride: u32,
+    /// Bytes from a lower half to its upper one; 0 for an `i32`.
+    pub upper: u32,
+}
+
+impl Ids {
+    pub fn new(first: Address, wide: bool) -> Self {
+        Self { first, stride: if wide { 8 } else { 4 }, upper: if wide { 4 } else { 0 } }
+    }
+
+    /// The same number, an `i32` at `address`, however many are asked for.
+    pub fn one(address: Address) -> Self {
+        Self { stride: 0, ..Self::new(address, false) }
+    }
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PositionSource {
-    pub values: Address,
-    pub cu_seqlens: Address,
+pub struct TokenPositions {
+    pub ids: Ids,
+    pub batch_stride: u64,
     pub start: i64,
-    pub batch_stride: u32,
-    pub token_stride: u32,
-    pub counts: u32,
+    pub cu_seqlens: Address,
     pub sequences: u32,
-    pub wide: u32,
-    pub axes: Axes,
-    pub axis_stride: u32,
-    pub sections: [u32; 2],
-    pub reserved: u32,
+    pub counts: u32,
 }
 
 /// How pairs choose among three positions a token.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Axes {
-    #[default]
-    One = 0,
-    Blocks = 1,
-    Interleaved = 2,
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Axes {
+    /// Bytes; 0 where there is one position a token.
+    pub stride: u64,
+    /// Two bits a pair.
+    pub codes: [u32; Self::WORDS],
+}
+
+impl Axes {
+    const PAIRS_A_WORD: usize = 16;
+    const WORDS: usize = crate::MAX_HEAD_DIM / 2 / Self::PAIRS_A_WORD;
+
+    pub fn new(stride: u64, sections: &Sections, pairs: usize) -> Self {
+        let mut codes = [0; Self::WORDS];
+        for pair in 0..pairs {
+            let axis = sections.axis(pair) as u32;
+            codes[pair / Self::PAIRS_A_WORD] |= axis << (pair % Self::PAIRS_A_WORD * 2);
+        }
+        Self { stride, codes }
+    }
 }
 
 /// How sequences choose among sets of frequencies.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choice {
-    pub ids: Address,
+    /// Null: no choice.
+    pub ids: Ids,
     pub stride: u32,
     pub last: u32,
-    pub wide: u32,
-    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -67,21 +100,35 @@ pub struct Divisor {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request {
     pub steps: Address,
-    pub sets: Choice,
-    pub tensors: [Tensor; 2],
-    pub positions: PositionSource,
     pub seq: Divisor,
     pub tokens: u32,
-    pub pairs: u32,
-    pub q_slices: u32,
     pub pair_stride: u32,
     pub partner: u32,
+    pub overlap: Overlap,
+    pub rows: u32,
+    pub lanes: u16,
+    pub q_slices: u16,
+    pub heads: [u16; 2],
+    pub src: [Rows; 2],
+    pub positions: TokenPositions,
     pub cos_factor: f32,
     pub sin_factor: f32,
-    pub overlap: Overlap,
+    pub in_place: [u32; 2],
+    pub sets: Choice,
+    pub axes: Axes,
+    pub starts: Ids,
+    pub dst: [Rows; 2],
+    pub rest: [Rest; 2],
+    pub pairs: u32,
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Tensor>() == 80 && size_of::<Request>() == 304);
+const _: () = assert!(
+    size_of::<Rows>() == 32
+        && size_of::<TokenPositions>() == 48
+        && size_of::<Axes>() == 136
+        && size_of::<Request>() == 440
+);
 
 /// How a launch overlaps the kernel before it on its stream: programmatic dependent launch, on
 /// devices of compute capability 9.0 and newer. Older ones ignore it.
@@ -120,8 +167,19 @@ impl Divisor {
     }
 }
 
+/// One tensor of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tensor {
+    pub src: Rows,
+    pub dst: Rows,
+    pub rest: Rest,
+    pub heads: u16,
+    pub in_place: bool,
+}
+
 impl Tensor {
-    /// `dst` (and `src`, in place or not) are the addresses of the buffers' first elements.
+    /// `dst` (and `src`, in place or not) are the addresses of the buffers' first elements; layouts
+    /// have passed their checks.
     pub fn new(
         dtype: Dtype,
         (dst, layout): (Address, &Layout),
@@ -129,33 +187,35 @@ impl Tensor {
         rotary_dim: usize,
     ) -> Self {
         let size = dtype.size();
-        let first = |base: Address, layout: &Layout| {
-            base + ((layout.offset + layout.rotary_offset) * size) as u64
-        };
-        // A dimension of size one is never stepped along; its stride must not spoil alignment.
-        let strides = |layout: &Layout| {
+        let rows = |base: Address, layout: &Layout| {
             let [batch, seq, heads, _] = layout.shape();
             let sizes = [batch, seq, heads];
-            [0, 1, 2].map(|i| if sizes[i] > 1 { (layout.strides[i] * size) as i64 } else { 0 })
+            // A dimension of size one is never stepped along; its stride must not spoil alignment.
+            let stride = |i| if sizes[i] > 1 { (layout.strides[i] * size) as i64 } else { 0 };
+            Rows {
+                first: base + ((layout.offset + layout.rotary_offset) * size) as u64,
+                strides: [0, 1, 2].map(stride),
+            }
         };
         let (src, from) = source.unwrap_or((dst, layout));
-        let rest = layout.head_dim - layout.rotary_offset - rotary_dim;
+        let rest = Rest {
+            before: layout.rotary_offset as u32,
+            after: (layout.head_dim - layout.rotary_offset - rotary_dim) as u32,
+        };
         Self {
-            src: first(src, from),
-            dst: first(dst, layout),
-            src_strides: strides(from),
-            dst_strides: strides(layout),
-            heads: layout.heads as u32,
-            rest_before: if source.is_some() { layout.rotary_offset as u32 } else { 0 },
-            rest_after: if source.is_some() { rest as u32 } else { 0 },
-            in_place: source.is_none().into(),
+            src: rows(src, from),
+            dst: rows(dst, layout),
+            rest,
+            heads: layout.heads as u16,
+            in_place: source.is_none(),
         }
     }
 
     /// The bits that any address of a row may have set.
     fn address_bits(&self) -> u64 {
-        let strides = self.src_strides.iter().chain(&self.dst_strides);
-        strides.fold(self.src | self.dst, |bits, &stride| bits | stride as u64)
+        [self.src, self.dst].iter().fold(0, |bits, rows| {
+            rows.strides.iter().fold(bits | rows.first, |bits, &stride| bits | stride as u64)
+        })
     }
 }
 

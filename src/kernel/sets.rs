@@ -2,7 +2,8 @@
 
 use crate::{Error, Frequencies, Result};
 
-/// Phase steps of one or more sets, one `u64` a pair, each set's followed by its factor.
+/// Phase steps of one or more sets, one `u64` a pair, each set's with its factor as its last word; and
+/// behind them a zero, the position id of tokens that have none.
 #[derive(Clone, Debug)]
 pub struct Sets {
     pub words: Vec<u64>,
@@ -25,6 +26,11 @@ impl SetShape {
         self.rotary_dim / 2
     }
 
+    /// The word that is zero.
+    pub fn zero(&self) -> usize {
+        self.count * self.stride
+    }
+
     /// The set that an index means: the last one for what is below zero or beyond it.
     pub fn set(&self, index: i64) -> usize {
         usize::try_from(index).map_or(self.count - 1, |index| index.min(self.count - 1))
@@ -33,12 +39,7 @@ impl SetShape {
 
 impl Sets {
     pub fn one(frequencies: &Frequencies) -> Self {
-        let pairs = frequencies.pairs();
-        let stride = (pairs + 1).next_multiple_of(2);
-        let mut words = vec![0; stride];
-        write(frequencies, &mut words);
-        let shape = SetShape { rotary_dim: 2 * pairs, count: 1, stride };
-        Self { words, shape, factor: frequencies.factor() }
+        Self::of(frequencies, std::slice::from_ref(frequencies))
     }
 
     /// Sets of one rotary dimension.
@@ -46,33 +47,43 @@ impl Sets {
     /// # Errors
     /// [`Error::Sets`] where there are none, or they differ in rotary dimension.
     pub fn new(sets: &[Frequencies]) -> Result<Self> {
-        let Some((first, others)) = sets.split_first() else {
+        let Some(first) = sets.first() else {
             return Err(Error::Sets { expected: 2, given: 0 });
         };
-        let mut all = Self::one(first);
-        for set in others {
-            let (expected, given) = (first.rotary_dim(), set.rotary_dim());
-            if expected != given || all.shape.count >= u32::MAX as usize {
-                return Err(Error::Sets { expected, given });
-            }
-            all.words.extend(Self::one(set).words);
-            all.shape.count += 1;
+        let expected = first.rotary_dim();
+        let mut dims = sets.iter().map(Frequencies::rotary_dim);
+        if let Some(given) = dims.find(|&given| given != expected || sets.len() > u32::MAX as usize)
+        {
+            return Err(Error::Sets { expected, given });
         }
-        Ok(all)
+        Ok(Self::of(first, sets))
+    }
+
+    fn of(first: &Frequencies, sets: &[Frequencies]) -> Self {
+        let rotary_dim = first.rotary_dim();
+        let stride = (rotary_dim / 2 + 1).next_multiple_of(2);
+        let shape = SetShape { rotary_dim, count: sets.len(), stride };
+        // Pairs of words, as the kernels' alignment wants them.
+        let mut words = vec![0; shape.zero() + 2];
+        for (set, words) in sets.iter().zip(words.chunks_exact_mut(stride)) {
+            write(set, words);
+        }
+        Self { words, shape, factor: first.factor() }
     }
 
     /// One set's steps, and its factor.
     pub fn get(&self, set: usize) -> (&[u64], f32) {
-        let words = &self.words[set * self.shape.stride..];
-        let pairs = self.shape.pairs();
-        (&words[..pairs], f32::from_bits(words[pairs] as u32))
+        let words = &self.words[set * self.shape.stride..][..self.shape.stride];
+        (&words[..self.shape.pairs()], f32::from_bits(words[self.shape.stride - 1] as u32))
     }
 }
 
-/// One set's words.
+/// One set's words, `stride` of them.
 pub fn write(frequencies: &Frequencies, words: &mut [u64]) {
-    let factor = frequencies.factor().to_bits().into();
-    for (word, step) in words.iter_mut().zip(frequencies.steps().chain([factor])) {
+    for (word, step) in words.iter_mut().zip(frequencies.steps()) {
         *word = step;
+    }
+    if let Some(last) = words.last_mut() {
+        *last = frequencies.factor().to_bits().into();
     }
 }

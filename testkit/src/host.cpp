@@ -36,8 +36,6 @@ extern "C" int rope_run_on_host(const char* name, const rope::Request* request,
         if (strcmp(kernel.name, name) != 0) continue;
         rope::Thread at = {};
         at.width = block[0];
-        at.rows = block[1];
-        at.lanes = block[2];
         for (at.block_y = 0; at.block_y < grid[1]; ++at.block_y)
             for (at.block_x = 0; at.block_x < grid[0]; ++at.block_x)
                 for (at.z = 0; at.z < block[2]; ++at.z)
