@@ -26,6 +26,7 @@
 // And every entry of a rotation: ENTRY(name, Q, K, MANY), whose thread takes Q heads of q together
 // with K heads of k, or, where K is 0, Q heads of either.
 #define ROPE_ENTRIES(ENTRY)            \
+    ENTRY(rotate_1_0, 1, 0, false)     \
     ENTRY(rotate_2_0, 2, 0, false)     \
     ENTRY(rotate_4_0, 4, 0, false)     \
     ENTRY(rotate_4_1, 4, 1, false)     \

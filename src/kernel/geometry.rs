@@ -29,8 +29,11 @@ impl Cut {
                 Self { entry: Entry::ManyRotate2And1, rows: MAX_THREADS, block: 256 }
             }
             _ if many => Self { entry: Entry::ManyRotate2, rows: MAX_THREADS, block: 256 },
-            // A token alone spreads over many multiprocessors.
-            0..=1024 => Self { entry: Entry::Rotate2, rows: 8, block: 128 },
+            // A few tokens spread over many multiprocessors.
+            0..=256 => Self { entry: Entry::Rotate1, rows: 8, block: 128 },
+            257..=1024 => Self { entry: Entry::Rotate2, rows: 8, block: 128 },
+            // The next launch's blocks fit beside this one's, where it may start early.
+            1025..=4096 if grouped => Self { entry: Entry::Rotate2, rows: 4, block: 128 },
             // Enough to hide memory behind one another: what heads share counts.
             1025..=4096 => Self { entry: Entry::Rotate4, rows: 2, block: 128 },
             4097..=16_384 if grouped => Self { entry: Entry::Rotate4And1, rows: 8, block: 128 },

@@ -23,7 +23,9 @@ pub type Address = u64;
 /// The kernels' entries, each in all variants: `ROPE_ENTRIES` of `kernels/variants.h`, and the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A thread takes two heads of q or of k.
+    /// A thread takes one head of q or of k.
+    Rotate1,
+    /// Two heads of q or of k.
     Rotate2,
     /// Four heads of q or of k.
     Rotate4,
@@ -38,7 +40,8 @@ pub enum Entry {
 }
 
 impl Entry {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Rotate1,
         Self::Rotate2,
         Self::Rotate4,
         Self::Rotate4And1,
@@ -51,6 +54,7 @@ impl Entry {
     /// What its kernels' names start with.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Rotate1 => "rotate_1_0",
             Self::Rotate2 => "rotate_2_0",
             Self::Rotate4 => "rotate_4_0",
             Self::Rotate4And1 => "rotate_4_1",
@@ -64,11 +68,11 @@ impl Entry {
     /// Heads of q and of k that one thread takes.
     pub fn heads(self) -> [usize; 2] {
         match self {
+            Self::Rotate1 | Self::CosSin => [1, 1],
             Self::Rotate2 | Self::ManyRotate2 => [2, 2],
             Self::Rotate4 => [4, 4],
             Self::Rotate4And1 => [4, 1],
             Self::Rotate2And1 | Self::ManyRotate2And1 => [2, 1],
-            Self::CosSin => [1, 1],
         }
     }
 
