@@ -209,8 +209,10 @@ pub fn odd_rotary_dims(backend: &impl Backend) {
                         positions: Positions::from(4000),
                         ..Case::of(rotary_dim, view(3), Some(view(1)))
                     };
-                    // And by one of several sets, which kernels of their own do.
+                    // And with as many key heads, which are cut another way, and by one of several sets,
+                    // which kernels of their own do.
                     if rotary_dim == 24 || rotary_dim == 48 {
+                        cases.push(Case { k: Some(view(3)), ..case.clone() });
                         let other = |base| Frequencies::new(rotary_dim, base).expect("valid");
                         let sets = vec![other(500.0), other(90_000.0)];
                         let positions = Positions::from(4000).with_sets(Values::I32(vec![1]));

@@ -24,7 +24,7 @@ mod models {
 /// The suites leave no kernel out.
 #[test]
 fn every_kernel_runs() {
-    for multiprocessors in [1, 4, 132] {
+    for multiprocessors in [1, 4, 20, 132] {
         let backend = KernelOnHost { multiprocessors, overlap: Overlap::Launch };
         testkit::grids::odd_rotary_dims(&backend);
         testkit::grids::vllm(&backend);
