@@ -142,7 +142,7 @@ fn check_all_disjoint(tensors: &[Option<&RawHeads>; 2], extents: &[Extent; 2]) -
                     tensors: [extents[i].name, extents[j].source_name],
                 });
             }
-            if i != j && !heads.disjoint((other.target, &other.layout)) {
+            if i < j && !heads.disjoint((other.target, &other.layout)) {
                 return Err(Error::OverlappingTensors {
                     tensors: [extents[i].name, extents[j].name],
                 });

@@ -234,16 +234,15 @@ impl Variant {
 
     pub fn all() -> impl Iterator<Item = Self> {
         Dtype::ALL.into_iter().flat_map(|dtype| {
-            [false, true].into_iter().flat_map(move |joined| {
-                let narrowest = if joined { 2 * dtype.size() } else { dtype.size() };
-                // At most four pairs: see kernels/variants.h.
-                let widest = (4 * narrowest).min(16);
-                [16, 8, 4, 2]
-                    .into_iter()
-                    .filter(move |bytes| (narrowest..=widest).contains(bytes))
-                    .map(move |bytes| Self { dtype, joined, bytes })
-            })
+            [false, true].into_iter().flat_map(move |joined| Self::of(dtype, joined))
         })
+    }
+
+    /// Widest first. At most four pairs: see kernels/variants.h.
+    fn of(dtype: Dtype, joined: bool) -> impl Iterator<Item = Self> {
+        let pair = if joined { 2 * dtype.size() } else { dtype.size() };
+        let variant = move |pairs| Self { dtype, joined, bytes: pairs * pair };
+        [4, 2, 1].into_iter().map(variant).filter(|variant| variant.bytes <= 16)
     }
 
     /// Its place in a table of all of them.
@@ -279,13 +278,10 @@ impl Variant {
             bits |= partner as u64;
         }
         let fits = |variant: &Self| {
-            variant.dtype == dtype
-                && variant.joined == joined
-                && bits % variant.bytes as u64 == 0
-                && pairs.is_multiple_of(variant.pairs())
+            bits.is_multiple_of(variant.bytes as u64) && pairs.is_multiple_of(variant.pairs())
         };
         let narrow = Self { dtype, joined: false, bytes: size };
-        let variant = Self::all().find(fits).unwrap_or(narrow);
+        let variant = Self::of(dtype, joined).find(fits).unwrap_or(narrow);
         (variant, pair_stride as u32, partner as u32)
     }
 }
