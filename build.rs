@@ -29,6 +29,9 @@ mod kernels {
     /// the others. Newer ones compile the newest PTX.
     const MACHINES: [(usize, usize); 5] = [(75, 75), (80, 75), (90, 90), (100, 90), (120, 90)];
 
+    /// What the assembler says of every kernel lies beside the machine code: `rotate.sm_90.ptxas`.
+    const REPORT: &str = "ptxas";
+
     /// No contraction: the sources say which operations are fused. Never fast-math.
     const FLAGS: [&str; 3] = ["-std=c++17", "-O3", "--fmad=false"];
 
@@ -70,7 +73,7 @@ mod kernels {
         // bindgen_cuda compares times of `.cu` files only, so everything else that a PTX depends
         // on goes into its folder's name.
         let mut hasher = DefaultHasher::new();
-        (FLAGS, MACHINES, &version).hash(&mut hasher);
+        (FLAGS, MACHINES, REPORT, &version).hash(&mut hasher);
         for source in sources.iter().cloned().chain(BENCH.map(PathBuf::from)) {
             (&source, fs::read(&source).expect("the crate's own files are readable"))
                 .hash(&mut hasher);
@@ -139,16 +142,19 @@ mod kernels {
         };
         let mut images = ARCHITECTURES.map(|a| image("ptx", a, &ptx(a))).to_vec();
         let assemblers = machines.iter().map(|&(machine, architecture)| {
-            let cubin = folder.join(named(source, &format!("sm_{machine}.cubin")));
+            let of = |extension| folder.join(named(source, &format!("sm_{machine}.{extension}")));
+            let (cubin, report) = (of("cubin"), of(REPORT));
             images.push(image("elf", machine, &cubin));
+            let said = fs::File::create(&report).expect("OUT_DIR is writable");
             let mut ptxas = Command::new(bin.join("ptxas"));
-            ptxas.arg(format!("-arch=sm_{machine}")).arg(ptx(architecture)).arg("-o").arg(cubin);
-            ptxas.spawn()
+            ptxas.args(["-v", &format!("-arch=sm_{machine}")]).arg(ptx(architecture));
+            (ptxas.arg("-o").arg(cubin).stderr(said).spawn(), report)
         });
-        for assembler in assemblers.collect::<Vec<_>>() {
+        for (assembler, report) in assemblers.collect::<Vec<_>>() {
             let status = assembler.and_then(|mut process| process.wait());
             if !status.is_ok_and(|status| status.success()) {
-                fail(&format!("ptxas could not assemble {}", source.display()));
+                let said = fs::read_to_string(report).unwrap_or_default();
+                fail(&format!("ptxas could not assemble {}:\n{said}", source.display()));
             }
         }
         let whole = fatbin.with_extension("part");

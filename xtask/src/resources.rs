@@ -1,14 +1,13 @@
 //! What each kernel takes of a multiprocessor, as the assembler reports it.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::path::PathBuf;
+
+use serde_json::Value;
 
 use crate::tools::Nvcc;
 use crate::{Result, run};
-
-/// What build.rs ships machine code for, and the PTX that it is made of.
-const MACHINES: [(u32, u32); 5] = [(75, 75), (80, 75), (90, 90), (100, 90), (120, 90)];
-const SOURCES: [&str; 2] = ["rotate", "cos_sin"];
 
 /// One kernel on one architecture.
 struct Usage {
@@ -20,76 +19,66 @@ struct Usage {
 
 /// Prints registers of every kernel, and fails where one spills or has local memory.
 pub fn check(nvcc: &Nvcc) -> Result<String> {
-    let folder = run::root().join("target/resources");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut rows: Vec<(String, Vec<u32>)> = Vec::new();
-    let mut bad = Vec::new();
-    let mut compilers = Vec::new();
-    let ptx = |source: &str, architecture: u32| folder.join(format!("{source}.{architecture}.ptx"));
-    for source in SOURCES {
-        for architecture in [75, 90] {
-            let mut compiler = Command::new(&nvcc.path);
-            compiler.args(["-std=c++17", "-O3", "--fmad=false", "-ptx", "-o"]);
-            compiler.arg(ptx(source, architecture)).arg(format!("-arch=sm_{architecture}"));
-            compiler.arg(run::root().join(format!("kernels/{source}.cu")));
-            compilers.push(compiler.spawn().map_err(|error| format!("{compiler:?}: {error}"))?);
+    let folder = kernels(nvcc)?;
+    let refused = |error| format!("{}: {error}", folder.display());
+    // By machine, and by kernel in each.
+    let mut machines = BTreeMap::<u32, BTreeMap<String, Usage>>::new();
+    for entry in fs::read_dir(&folder).map_err(refused)? {
+        let path = entry.map_err(refused)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let machine = name.strip_suffix(".ptxas").and_then(|name| name.split_once(".sm_"));
+        let Some(machine) = machine.and_then(|(_, machine)| machine.parse().ok()) else { continue };
+        let usages = parse(&fs::read_to_string(&path).map_err(refused)?);
+        if usages.is_empty() {
+            return Err(format!("{} tells of no kernel", path.display()));
         }
+        let usages = usages.into_iter().map(|usage| (usage.kernel.clone(), usage));
+        machines.entry(machine).or_default().extend(usages);
     }
-    for mut compiler in compilers {
-        if !compiler.wait().is_ok_and(|status| status.success()) {
-            return Err("nvcc could not compile the kernels".to_owned());
-        }
+    let Some(kernels) = machines.values().next() else {
+        return Err(format!("the assembler's reports are not in {}", folder.display()));
+    };
+    let heads: String =
+        machines.keys().map(|machine| format!("{:>8}", format!("sm_{machine}"))).collect();
+    println!("{:28}{heads}", "registers");
+    for kernel in kernels.keys() {
+        let registers = machines.values().map(|usages| match usages.get(kernel) {
+            Some(usage) => format!("{:>8}", usage.registers),
+            None => format!("{:>8}", "-"),
+        });
+        println!("{kernel:28}{}", registers.collect::<String>());
     }
-    let ptxas = nvcc.path.with_file_name("ptxas");
-    for (machine, architecture) in MACHINES {
-        for source in SOURCES {
-            let output = Command::new(&ptxas)
-                .args(["-v", &format!("-arch=sm_{machine}"), "-o"])
-                .arg(folder.join(format!("{source}.sm_{machine}.cubin")))
-                .arg(ptx(source, architecture))
-                .output()
-                .map_err(|error| format!("{}: {error}", ptxas.display()))?;
-            let report = String::from_utf8_lossy(&output.stderr);
-            if !output.status.success() {
-                return Err(format!("ptxas could not assemble {source}:\n{report}"));
-            }
-            let usages = parse(&report);
-            if usages.is_empty() {
-                return Err(format!("ptxas reported no kernel of kernels/{source}.cu:\n{report}"));
-            }
-            for usage in usages {
-                if usage.spilled > 0 || usage.stack > 0 {
-                    bad.push(format!(
-                        "{} on sm_{machine}: {} bytes spilled, {} bytes of stack",
-                        usage.kernel, usage.spilled, usage.stack
-                    ));
-                }
-                match rows.iter_mut().find(|(kernel, _)| *kernel == usage.kernel) {
-                    Some((_, registers)) => registers.push(usage.registers),
-                    None => rows.push((usage.kernel, vec![usage.registers])),
-                }
-            }
-        }
-    }
-    rows.sort();
-    println!(
-        "{:28}{}",
-        "registers",
-        MACHINES.map(|(machine, _)| format!("{:>8}", format!("sm_{machine}"))).concat()
-    );
-    for (kernel, registers) in &rows {
-        let registers: String = registers.iter().map(|n| format!("{n:>8}")).collect();
-        println!("{kernel:28}{registers}");
-    }
+    let bad: Vec<String> = machines
+        .iter()
+        .flat_map(|(machine, usages)| usages.values().map(move |usage| (machine, usage)))
+        .filter(|(_, usage)| usage.spilled > 0 || usage.stack > 0)
+        .map(|(machine, Usage { kernel, spilled, stack, .. })| {
+            format!("{kernel} on sm_{machine}: {spilled} bytes spilled, {stack} bytes of stack")
+        })
+        .collect();
     if bad.is_empty() {
-        Ok(format!(
-            "{} kernels on {} architectures, no spills, no local memory",
-            rows.len(),
-            MACHINES.len()
-        ))
+        let (kernels, machines) = (kernels.len(), machines.len());
+        Ok(format!("{kernels} kernels on {machines} architectures, no spills, no local memory"))
     } else {
         Err(format!("kernels must not spill:\n{}", bad.join("\n")))
     }
+}
+
+/// Where build.rs leaves the machine code and what the assembler said of it.
+fn kernels(nvcc: &Nvcc) -> Result<PathBuf> {
+    let mut check = run::cargo(&["check", "--features", "nvtx,hf", "--message-format", "json"]);
+    nvcc.put_in(&mut check);
+    let messages = run::output(&mut check).ok_or("cargo could not check the crate")?;
+    let folder = |line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let variables = message.get("env")?.as_array()?.iter();
+        let [_, folder] = variables
+            .filter_map(|variable| <&[Value; 2]>::try_from(variable.as_array()?.as_slice()).ok())
+            .find(|[name, _]| name == "CONDENSED_ROPE_KERNELS")?;
+        Some(PathBuf::from(folder.as_str()?))
+    };
+    let found = messages.lines().find_map(folder);
+    found.ok_or_else(|| "build.rs does not say where the kernels are".to_owned())
 }
 
 /// Reads `ptxas -v`: a "Compiling entry function" line, a spill line and a "Used" line a kernel.
