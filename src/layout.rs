@@ -174,7 +174,7 @@ impl Layout {
     /// before the other starts, or both repeat with one stride and share nothing within a period.
     pub(crate) fn disjoint(&self, other: &Self) -> bool {
         let before = |a: &Self, b: &Self| a.end().is_some_and(|end| end <= b.offset);
-        if before(self, other) || before(other, self) {
+        if self.is_empty() || other.is_empty() || before(self, other) || before(other, self) {
             return true;
         }
         // A dimension of size one repeats nothing.
@@ -185,12 +185,10 @@ impl Layout {
             (dims, count)
         };
         let ((a, a_count), (b, b_count)) = (repeating(self), repeating(other));
-        self.is_empty()
-            || other.is_empty()
-            || spans_disjoint(
-                (self.offset, self.head_dim, &a[..a_count]),
-                (other.offset, other.head_dim, &b[..b_count]),
-            )
+        spans_interlock(
+            (self.offset, self.head_dim, &a[..a_count]),
+            (other.offset, other.head_dim, &b[..b_count]),
+        )
     }
 
     /// `(size, stride)`, largest stride first.
@@ -204,21 +202,22 @@ impl Layout {
 /// Start, length of one row, and the dimensions that repeat it.
 type Span<'a> = (usize, usize, &'a [(usize, usize)]);
 
-fn spans_disjoint(a: Span, b: Span) -> bool {
+/// Neither ends before the other starts, yet they share nothing.
+fn spans_interlock(a: Span, b: Span) -> bool {
     let end = |(start, row, dims): Span| {
         dims.iter().fold(start + row, |end, (size, stride)| end + (size - 1) * stride)
     };
-    if end(a) <= b.0 || end(b) <= a.0 {
-        return true;
-    }
     let (Some((&(_, period), a_inner)), Some((&(_, other), b_inner))) =
         (a.2.split_first(), b.2.split_first())
     else {
         return false;
     };
     let (a, b) = ((a.0, a.1, a_inner), (b.0, b.1, b_inner));
-    let first = a.0.min(b.0);
-    period == other && end(a) - first <= period && end(b) - first <= period && spans_disjoint(a, b)
+    let (first, a_end, b_end) = (a.0.min(b.0), end(a), end(b));
+    period == other
+        && a_end - first <= period
+        && b_end - first <= period
+        && (a_end <= b.0 || b_end <= a.0 || spans_interlock(a, b))
 }
 
 #[cfg(test)]

@@ -70,9 +70,9 @@ impl Axes {
 
     pub fn new(stride: u64, sections: &Sections, pairs: usize) -> Self {
         let mut codes = [0; Self::WORDS];
-        for pair in 0..pairs {
-            let axis = sections.axis(pair) as u32;
-            codes[pair / Self::PAIRS_A_WORD] |= axis << (pair % Self::PAIRS_A_WORD * 2);
+        for (word, first) in codes.iter_mut().zip((0..pairs).step_by(Self::PAIRS_A_WORD)) {
+            *word = (0..Self::PAIRS_A_WORD)
+                .fold(0, |bits, i| bits | (sections.axis(first + i) as u32) << (2 * i));
         }
         Self { stride, codes }
     }

@@ -51,9 +51,9 @@ impl Sets {
             return Err(Error::Sets { expected: 2, given: 0 });
         };
         let expected = first.rotary_dim();
-        let mut dims = sets.iter().map(Frequencies::rotary_dim);
-        if let Some(given) = dims.find(|&given| given != expected || sets.len() > u32::MAX as usize)
-        {
+        let other = sets.iter().map(Frequencies::rotary_dim).find(|&given| given != expected);
+        let too_many = (sets.len() > u32::MAX as usize).then_some(expected);
+        if let Some(given) = other.or(too_many) {
             return Err(Error::Sets { expected, given });
         }
         Ok(Self::of(first, sets))

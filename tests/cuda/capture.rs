@@ -42,6 +42,7 @@ fn a_replayed_graph_sees_changed_positions() {
         assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given.clone(), heads, &positions)));
     }
 }
+
 /// New frequencies reach clones and captured graphs; what would not is refused.
 #[test]
 #[ignore = "needs a CUDA GPU"]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::tools::Nvcc;
 use crate::{Result, run};
 
 /// One kernel on one architecture.
@@ -17,9 +17,10 @@ struct Usage {
     spilled: u32,
 }
 
-/// Prints registers of every kernel, and fails where one spills or has local memory.
-pub fn check(nvcc: &Nvcc) -> Result<String> {
-    let folder = kernels(nvcc)?;
+/// Prints registers of every kernel, and fails where one spills or has local memory. `build` is a
+/// command that builds the crate and speaks JSON.
+pub fn check(build: &mut Command) -> Result<String> {
+    let folder = kernels(build)?;
     let refused = |error| format!("{}: {error}", folder.display());
     // By machine, and by kernel in each.
     let mut machines = BTreeMap::<u32, BTreeMap<String, Usage>>::new();
@@ -65,10 +66,8 @@ pub fn check(nvcc: &Nvcc) -> Result<String> {
 }
 
 /// Where build.rs leaves the machine code and what the assembler said of it.
-fn kernels(nvcc: &Nvcc) -> Result<PathBuf> {
-    let mut check = run::cargo(&["check", "--features", "nvtx,hf", "--message-format", "json"]);
-    nvcc.put_in(&mut check);
-    let messages = run::output(&mut check).ok_or("cargo could not check the crate")?;
+fn kernels(build: &mut Command) -> Result<PathBuf> {
+    let messages = run::output(build).ok_or_else(|| format!("{build:?} did not end well"))?;
     let folder = |line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let variables = message.get("env")?.as_array()?.iter();

@@ -63,9 +63,13 @@ pub fn test() -> Result<()> {
         ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
     ];
     run::step("the program that tests/rotate.rs runs");
-    let mut build = run::cargo(&["build", "--features", "nvtx,hf", "--example", "rotate"]);
-    nvcc.put_in(&mut build);
-    run::check(&mut build)?;
+    let build = |more: &[&str]| {
+        let program = ["build", "--features", "nvtx,hf", "--example", "rotate"];
+        let mut command = run::cargo(&[&program, more].concat());
+        nvcc.put_in(&mut command);
+        command
+    };
+    run::check(&mut build(&[]))?;
     let mut rows = Vec::new();
     for (what, command) in &mut steps {
         run::step(what);
@@ -77,7 +81,7 @@ pub fn test() -> Result<()> {
         rows.push(Row { what, counts, ok, seconds: start.elapsed().as_secs_f64() });
     }
     run::step("registers and spills of every kernel");
-    let resources = resources::check(&nvcc)?;
+    let resources = resources::check(&mut build(&["--message-format", "json"]))?;
 
     println!("\n{:30}{:>8}{:>8}{:>8}{:>9}", "", "passed", "failed", "not run", "seconds");
     let mut sum = Counts::default();
