@@ -3,7 +3,8 @@
 //!
 //! Every row goes to criterion and, as a median, to a JSON file (`CONDENSED_ROPE_BENCH_JSON`, else
 //! `bench.json` in the working folder). "Rotating" replays walk over buffers of at least 400 MB (or
-//! 8192 of them, which is more than L2 in any case), "hot" ones stay on one that fits L2.
+//! 8192 of them, which is more than L2 in any case), "hot" ones stay on one that fits L2, and before
+//! every launch of "written" ones another kernel writes that buffer.
 
 #[path = "gpu/cases.rs"]
 mod cases;

@@ -3,53 +3,62 @@
 #include <cuda_bf16.h>
 #include <stdint.h>
 
-// Reads and writes vectors, VECTORS a thread; the value changes, so that no store can be left out.
-// `place` says where vector i lies.
-template <class Vector, int VECTORS, bool READS, class Place>
-__device__ __forceinline__ void copy(uint64_t vectors, Place place) {
-    const uint64_t first = static_cast<uint64_t>(blockIdx.x) * blockDim.x * VECTORS + threadIdx.x;
-    Vector value[VECTORS] = {};
-    Vector* address[VECTORS];
+// Reads and writes vectors, VECTORS a thread and round; the value changes, so that no store can be left
+// out. `place` says where vector i lies.
+template <class Vector, int VECTORS, int ROUNDS, bool READS, class Place>
+__device__ __forceinline__ void copy(uint32_t block, uint64_t vectors, Place place) {
+    const uint64_t tile = static_cast<uint64_t>(blockDim.x) * VECTORS;
+    uint64_t first = block * tile * ROUNDS + threadIdx.x;
+#pragma unroll 1
+    for (int round = 0; round < ROUNDS; ++round, first += tile) {
+        Vector value[VECTORS] = {};
+        Vector* address[VECTORS];
 #pragma unroll
-    for (int i = 0; i < VECTORS; ++i) {
-        const uint64_t at = first + static_cast<uint64_t>(i) * blockDim.x;
-        address[i] = at < vectors ? place(at) : nullptr;
-        if (READS && address[i] != nullptr) value[i] = *address[i];
-    }
+        for (int i = 0; i < VECTORS; ++i) {
+            const uint64_t at = first + static_cast<uint64_t>(i) * blockDim.x;
+            address[i] = at < vectors ? place(at) : nullptr;
+            if (READS && address[i] != nullptr) value[i] = *address[i];
+        }
 #pragma unroll
-    for (int i = 0; i < VECTORS; ++i) {
-        value[i].x ^= 1;
-        if (address[i] != nullptr) *address[i] = value[i];
+        for (int i = 0; i < VECTORS; ++i) {
+            value[i].x ^= 1;
+            if (address[i] != nullptr) *address[i] = value[i];
+        }
     }
 }
 
 #define BOUNDED extern "C" __global__ void __launch_bounds__(1024)
 
 // One run of memory, read and written; or written only.
-#define RUN(VECTORS)                                                                           \
-    BOUNDED copy_##VECTORS(uint4* data, uint64_t n) {                                          \
-        copy<uint4, VECTORS, true>(n, [&](uint64_t i) { return data + i; });                   \
-    }                                                                                          \
-    BOUNDED fill_##VECTORS(uint4* data, uint64_t n) {                                          \
-        copy<uint4, VECTORS, false>(n, [&](uint64_t i) { return data + i; });                  \
+#define RUN(name, VECTORS, ROUNDS, READS)                          \
+    BOUNDED name##_##VECTORS(uint4* data, uint64_t n) {            \
+        const auto place = [&](uint64_t i) { return data + i; };   \
+        copy<uint4, VECTORS, ROUNDS, READS>(blockIdx.x, n, place); \
     }
-RUN(1)
-RUN(2)
-RUN(4)
-RUN(8)
-
 // Runs of `row` vectors, `pitch` vectors from one to the next: 8-byte vectors, as a row may need.
-#define ROWS(VECTORS)                                                                          \
-    BOUNDED rows_##VECTORS(uint2* data, uint64_t n, uint32_t row, uint32_t pitch) {            \
-        copy<uint2, VECTORS, true>(n, [&](uint64_t i) {                                        \
-            const uint32_t at = static_cast<uint32_t>(i);                                      \
-            return data + (static_cast<uint64_t>(at / row) * pitch + at % row);                \
-        });                                                                                    \
+#define ROWS(VECTORS)                                                               \
+    BOUNDED rows_##VECTORS(uint2* data, uint64_t n, uint32_t row, uint32_t pitch) { \
+        copy<uint2, VECTORS, 1, true>(blockIdx.x, n, [&](uint64_t i) {              \
+            const uint32_t at = static_cast<uint32_t>(i);                           \
+            return data + (static_cast<uint64_t>(at / row) * pitch + at % row);     \
+        });                                                                         \
     }
-ROWS(1)
-ROWS(2)
-ROWS(4)
-ROWS(8)
+// Blocks that walk over several tiles may all fit at once, and then meet in each replay what they left
+// in their half of L2.
+#define FAMILIES(VECTORS)        \
+    RUN(copy, VECTORS, 1, true)  \
+    RUN(walk, VECTORS, 4, true)  \
+    RUN(fill, VECTORS, 1, false) \
+    ROWS(VECTORS)
+FAMILIES(1)
+FAMILIES(2)
+FAMILIES(4)
+FAMILIES(8)
+
+// Its blocks meet other tokens than the blocks of the kernel after it, as a projection's would.
+BOUNDED write_backwards(uint4* data, uint64_t n) {
+    copy<uint4, 4, 1, true>(gridDim.x - 1 - blockIdx.x, n, [&](uint64_t i) { return data + i; });
+}
 
 extern "C" __global__ void empty() {}
 

@@ -4,7 +4,8 @@
 
 Needs torch with CUDA, transformers' formula is written out below, and liger-kernel from PyPI (left
 out with a line where it is missing). Every implementation is captured in a CUDA graph and replayed,
-over buffers of at least 400 MB ("rotating") or one that stays in L2 ("hot"), as benches/gpu.rs does.
+over buffers of at least 400 MB ("rotating"), one that stays in L2 ("hot"), or one that another kernel
+writes before every call, whose time is taken off ("written"), as benches/gpu.rs does.
 """
 
 import json
@@ -64,18 +65,34 @@ def median_us(call, launches):
     return statistics.median(times[2:])
 
 
+def after(first, call):
+    def both(i):
+        first(i)
+        call(i)
+
+    return both
+
+
 def rows(kv_heads):
     compiled, compiled_angles = torch.compile(apply), torch.compile(with_angles)
     for tokens in TOKENS:
         size = tokens * (Q_HEADS + kv_heads) * HEAD_DIM * 2
         positions, inv_freq, cos, sin = tables(tokens)
-        for hot in [False, True]:
-            if hot and size > HOT:
+        for cache in ["rotating", "hot", "written"]:
+            hot = cache != "rotating"
+            if hot and size > HOT or cache == "written" and not 512 <= tokens <= 2048:
                 continue
             slots = 1 if hot else min(max(2, (400 << 20) // size + 1), 2000)
             launches = max(20, min(200, 20_000_000 // size)) if hot else max(8, slots)
             new = lambda heads: torch.randn(slots, 1, tokens, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
-            q, k = new(Q_HEADS).transpose(2, 3), new(kv_heads).transpose(2, 3)
+            both = new(Q_HEADS), new(kv_heads)
+            q, k = (heads.transpose(2, 3) for heads in both)
+
+            def write(_):
+                for heads in both:
+                    heads.neg_()
+
+            before = median_us(write, launches) if cache == "written" else 0
             calls = {
                 "hf_eager": lambda i: apply(q[i % slots], k[i % slots], cos, sin),
                 "compile": lambda i: compiled(q[i % slots], k[i % slots], cos, sin),
@@ -86,16 +103,16 @@ def rows(kv_heads):
             for name, call in calls.items():
                 # Eager HF is many launches a call; a few hundred calls say as much.
                 count = launches if name == "liger" else min(launches, max(slots if size > HOT else 0, 200))
-                us = median_us(call, count)
+                us = median_us(after(write, call), count) - before if before else median_us(call, count)
                 op = "rotate_with_angles" if name.endswith("angles too") else "rotate"
                 yield dict(
                     op=op, impl=name.split(",")[0], dtype="bf16", pairing="half_split", layout="thd",
                     q_heads=Q_HEADS, kv_heads=kv_heads, head_dim=HEAD_DIM, rotary_dim=HEAD_DIM,
-                    tokens=tokens, cache="hot" if hot else "rotating", pdl=False, median_us=us,
+                    tokens=tokens, cache=cache, pdl=False, median_us=us,
                     bytes=2 * size,
                 )
-                print(f"{name:20} {tokens:6} tokens, {Q_HEADS}+{kv_heads} heads, {'hot' if hot else 'rotating'}: {us:.2f} us", flush=True)
-            del q, k
+                print(f"{name:20} {tokens:6} tokens, {Q_HEADS}+{kv_heads} heads, {cache}: {us:.2f} us", flush=True)
+            del q, k, both
             torch.cuda.empty_cache()
 
 

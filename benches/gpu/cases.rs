@@ -44,7 +44,30 @@ impl Order {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Where a launch finds q and k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// In memory: launches walk over buffers of at least 400 MB.
+    Rotating,
+    /// In L2, where the same launch before left them.
+    Hot,
+    /// In L2, where another kernel has just written them: its time is taken off.
+    Written,
+}
+
+impl Cache {
+    pub const ALL: [Self; 3] = [Self::Rotating, Self::Hot, Self::Written];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rotating => "rotating",
+            Self::Hot => "hot",
+            Self::Written => "written",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     pub op: Op,
     pub dtype: Dtype,
@@ -57,6 +80,24 @@ pub struct Case {
 }
 
 impl Case {
+    /// A model's shape that every other case is a change of.
+    const BASE: Self = Self {
+        op: Op::Rotate,
+        dtype: Dtype::BF16,
+        pairing: Pairing::HalfSplit,
+        order: Order::Thd,
+        heads: [32, 8],
+        head_dim: 128,
+        rotary_dim: 128,
+        tokens: 1,
+    };
+
+    /// Whether it is measured at every size.
+    pub fn is_base(&self) -> bool {
+        let Self { heads, tokens, .. } = *self;
+        *self == Self { tokens, heads, ..Self::BASE } && matches!(heads, [32, 8 | 32])
+    }
+
     pub fn pairing_name(&self) -> &'static str {
         match self.pairing {
             Pairing::HalfSplit => "half_split",
@@ -65,7 +106,7 @@ impl Case {
     }
 
     /// What criterion calls it.
-    pub fn id(&self, implementation: &str, hot: bool) -> String {
+    pub fn id(&self, implementation: &str, cache: Cache) -> String {
         format!(
             "{implementation}/{} {} {} {} {}+{}x{}r{} {}/{}",
             self.op.name(),
@@ -76,7 +117,7 @@ impl Case {
             self.heads[1],
             self.head_dim,
             self.rotary_dim,
-            if hot { "hot" } else { "rotating" },
+            cache.name(),
             self.tokens,
         )
     }
@@ -145,16 +186,7 @@ impl Case {
 }
 
 pub fn all() -> Vec<Case> {
-    let base = Case {
-        op: Op::Rotate,
-        dtype: Dtype::BF16,
-        pairing: Pairing::HalfSplit,
-        order: Order::Thd,
-        heads: [32, 8],
-        head_dim: 128,
-        rotary_dim: 128,
-        tokens: 1,
-    };
+    let base = Case::BASE;
     let mut cases = Vec::new();
     for heads in [[32, 8], [32, 32]] {
         for tokens in [1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 32_768, 131_072] {

@@ -14,7 +14,7 @@ use condensed_rope::{Dtype, Frequencies, Pairing, Positions, Sections};
 use criterion::Criterion;
 use half::bf16;
 
-use crate::cases::{Case, Op, Order};
+use crate::cases::{Cache, Case, Op, Order};
 use crate::limit::Limit;
 use crate::peers;
 use crate::row::Rows;
@@ -47,7 +47,7 @@ type Launch<'a> = dyn Fn(usize) + 'a;
 
 /// Which buffers a case's launches walk over, and how many launches a replay has.
 pub struct Replays {
-    pub hot: bool,
+    pub cache: Cache,
     pub launches: usize,
     pool: u64,
     slot: usize,
@@ -55,11 +55,12 @@ pub struct Replays {
 }
 
 impl Replays {
-    fn new(pool: u64, slot: usize, hot: bool) -> Self {
+    fn new(pool: u64, slot: usize, cache: Cache) -> Self {
+        let hot = cache != Cache::Rotating;
         let slots = if hot { 1 } else { (ROTATING.div_ceil(slot) + 1).clamp(2, MOST_LAUNCHES) };
         let slots = slots.min((POOL - TABLES) / slot);
         let launches = if hot { (20_000_000 / slot).clamp(20, 500) } else { slots.max(8) };
-        Self { hot, launches, pool, slot, slots }
+        Self { cache, launches, pool, slot, slots }
     }
 
     /// The buffer of launch `i`.
@@ -124,7 +125,7 @@ impl Device {
         self.pool + (POOL - TABLES) as u64
     }
 
-    /// Ours with and without overlap, the limit and the peers, rotating and, where it fits, hot.
+    /// Ours with and without overlap, the limit and the peers, from memory and, where it fits, out of L2.
     pub fn bench(&self, case: &Case, criterion: &mut Criterion, rows: &mut Rows) {
         let frequencies = Frequencies::new(case.rotary_dim, 10_000.0).expect("valid");
         let sets = match case.op {
@@ -137,11 +138,15 @@ impl Device {
         let sources = if case.op == Op::OutOfPlace { 2 } else { 1 };
         let slot = (case.footprint() * sources).next_multiple_of(256);
         let plain = case.op == Op::Rotate && case.order == Order::Thd;
-        for hot in [false, true] {
-            if hot && slot > HOT {
+        for cache in Cache::ALL {
+            if cache != Cache::Rotating && slot > HOT {
                 continue;
             }
-            let replays = Replays::new(self.pool, slot, hot);
+            // What comes before counts where several waves of blocks find their data in L2.
+            if cache == Cache::Written && !(case.is_base() && (512..=2048).contains(&case.tokens)) {
+                continue;
+            }
+            let replays = Replays::new(self.pool, slot, cache);
             let mut measure = |name: &str, pdl: bool, launch: &dyn Fn(u64)| {
                 let prepare = || |i| launch(replays.address(i));
                 self.measure(case, name, pdl, &replays, criterion, rows, prepare);
@@ -214,13 +219,27 @@ impl Device {
             .expect("a launch");
     }
 
-    pub fn capture(&self, launches: usize, launch: &Launch) -> Graph {
+    /// Launches of what is measured, each behind a kernel that writes its buffer where that is asked.
+    pub fn capture(&self, replays: &Replays, launches: usize, launch: &Launch) -> Graph {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).expect("captures");
-        (0..launches).for_each(launch);
+        for i in 0..launches {
+            if replays.cache == Cache::Written {
+                self.limit.write(self, replays.address(i), replays.slot);
+            }
+            launch(i);
+        }
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = self.stream.end_capture(flags).expect("a graph").expect("not empty");
         Graph { graph, launches }
+    }
+
+    /// What a launch of the writing kernel takes by itself.
+    fn writing(&self, replays: &Replays) -> f64 {
+        let graph = self.capture(replays, replays.launches, &|_| {});
+        let mut times = [0; 21].map(|_| self.microseconds(&graph));
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
     }
 
     /// One replay's microseconds a launch.
@@ -246,15 +265,19 @@ impl Device {
     ) {
         let mut samples = Vec::new();
         let mut graph = None;
-        criterion.bench_function(&case.id(name, replays.hot), |bencher| {
-            let graph = graph.get_or_insert_with(|| self.capture(replays.launches, &prepare()));
+        criterion.bench_function(&case.id(name, replays.cache), |bencher| {
+            let (graph, before) = graph.get_or_insert_with(|| {
+                let before =
+                    if replays.cache == Cache::Written { self.writing(replays) } else { 0.0 };
+                (self.capture(replays, replays.launches, &prepare()), before)
+            });
             bencher.iter_custom(|iterations| {
                 let start = samples.len();
-                samples.extend((0..iterations).map(|_| self.microseconds(graph)));
+                samples.extend((0..iterations).map(|_| self.microseconds(graph) - *before));
                 Duration::from_secs_f64(samples[start..].iter().sum::<f64>() / 1e6)
             });
         });
-        rows.push(case, name, replays.hot, pdl, &mut samples);
+        rows.push(case, name, replays.cache, pdl, &mut samples);
     }
 }
 

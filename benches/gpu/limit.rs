@@ -4,27 +4,53 @@ use condensed_rope::cuda::cudarc::driver::{CudaFunction, CudaModule, DriverError
 use criterion::Criterion;
 use std::sync::Arc;
 
-use crate::cases::{Case, Op};
+use crate::cases::{Cache, Case, Op};
 use crate::device::{Device, Replays};
 use crate::row::Rows;
 
-const PER_THREAD: [usize; 4] = [1, 2, 4, 8];
 const THREADS: [usize; 5] = [64, 128, 256, 512, 1024];
+/// What a thread of `walk` does one after the other.
+const ROUNDS: usize = 4;
 
-/// Kernels by what they do, each with 1, 2, 4 and 8 vectors a thread.
+/// A kernel, and how many vectors a thread of it moves.
+struct Mover {
+    function: CudaFunction,
+    vectors: usize,
+}
+
+/// Kernels by what they do.
 pub struct Limit {
-    copy: Vec<CudaFunction>,
-    fill: Vec<CudaFunction>,
-    rows: Vec<CudaFunction>,
+    copy: Vec<Mover>,
+    walk: Vec<Mover>,
+    fill: Vec<Mover>,
+    rows: Vec<Mover>,
+    write: CudaFunction,
 }
 
 impl Limit {
     pub fn load(module: &Arc<CudaModule>) -> Result<Self, DriverError> {
-        let family = |name: &str| {
-            let load = |n: usize| module.load_function(&format!("{name}_{n}"));
-            PER_THREAD.into_iter().map(load).collect::<Result<Vec<_>, _>>()
+        let family = |name: &str, rounds: usize| {
+            let load = |n: usize| {
+                let function = module.load_function(&format!("{name}_{n}"))?;
+                Ok(Mover { function, vectors: n * rounds })
+            };
+            [1, 2, 4, 8].into_iter().map(load).collect::<Result<Vec<_>, _>>()
         };
-        Ok(Self { copy: family("copy")?, fill: family("fill")?, rows: family("rows")? })
+        Ok(Self {
+            copy: family("copy", 1)?,
+            walk: family("walk", ROUNDS)?,
+            fill: family("fill", 1)?,
+            rows: family("rows", 1)?,
+            write: module.load_function("write_backwards")?,
+        })
+    }
+
+    /// What a kernel before a rotation might do: reads and writes a buffer's vectors, from its end to
+    /// its start.
+    pub fn write(&self, device: &Device, address: u64, bytes: usize) {
+        let (mut data, mut n) = (address, (bytes / 16) as u64);
+        let blocks = (bytes / 16).div_ceil(4 * 256);
+        device.launch(&self.write, blocks, 256, &mut [(&raw mut data).cast(), (&raw mut n).cast()]);
     }
 
     /// Which one is best is found by quick replays; that one is measured.
@@ -38,15 +64,17 @@ impl Limit {
     ) {
         let (row, pitch) = case.runs();
         let (family, vector) = match case.op {
-            Op::CosSin => (&self.fill, 16),
-            _ if row == pitch => (&self.copy, 16),
-            _ => (&self.rows, 8),
+            Op::CosSin => (vec![&self.fill], 16),
+            _ if row != pitch => (vec![&self.rows], 8),
+            // From memory, walking is never best.
+            _ if replays.cache == Cache::Rotating => (vec![&self.copy], 16),
+            _ => (vec![&self.copy, &self.walk], 16),
         };
         let reads = if case.op == Op::CosSin { 1 } else { 2 };
-        let vectors = (case.bytes() / reads / vector).max(1) as u64;
-        let launch = |kernel: usize, threads: usize, i: usize| {
-            let blocks = (vectors as usize).div_ceil(PER_THREAD[kernel] * threads);
-            let (mut data, mut n) = (replays.address(i), vectors);
+        let vectors = (case.bytes() / reads / vector).max(1);
+        let launch = |mover: &Mover, threads: usize, i: usize| {
+            let blocks = vectors.div_ceil(mover.vectors * threads);
+            let (mut data, mut n) = (replays.address(i), vectors as u64);
             let (mut row, mut pitch) = ((row / vector) as u32, (pitch / vector) as u32);
             let mut arguments = [
                 (&raw mut data).cast(),
@@ -55,24 +83,22 @@ impl Limit {
                 (&raw mut pitch).cast(),
             ];
             // Kernels that take fewer arguments leave the last ones alone.
-            device.launch(&family[kernel], blocks, threads, &mut arguments);
+            device.launch(&mover.function, blocks, threads, &mut arguments);
+        };
+        let quick = |mover, threads| {
+            let count = replays.launches.min(512);
+            let graph = device.capture(replays, count, &|i| launch(mover, threads, i));
+            let mut times = [0; 4].map(|_| device.microseconds(&graph));
+            times[1..].sort_by(f64::total_cmp);
+            times[2]
         };
         let prepare = || {
-            let mut best = (f64::INFINITY, 0, 0);
-            for kernel in 0..PER_THREAD.len() {
-                for threads in THREADS {
-                    let count = replays.launches.min(512);
-                    let graph = device.capture(count, &|i| launch(kernel, threads, i));
-                    let mut times: Vec<f64> = (0..4).map(|_| device.microseconds(&graph)).collect();
-                    times.remove(0);
-                    times.sort_by(f64::total_cmp);
-                    if times[1] < best.0 {
-                        best = (times[1], kernel, threads);
-                    }
-                }
-            }
-            let (_, kernel, threads) = best;
-            move |i| launch(kernel, threads, i)
+            let movers = family.iter().copied().flatten();
+            let cuts = movers.flat_map(|mover| THREADS.map(|threads| (mover, threads)));
+            let timed = cuts.map(|(mover, threads)| (quick(mover, threads), mover, threads));
+            let best = timed.min_by(|a, b| a.0.total_cmp(&b.0));
+            let (_, mover, threads) = best.expect("a family is not empty");
+            move |i| launch(mover, threads, i)
         };
         device.measure(case, "limit", false, replays, criterion, rows, prepare);
     }

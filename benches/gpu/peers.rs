@@ -90,7 +90,7 @@ pub fn flashinfer(device: &Device, case: &Case, address: u64, table: bool) {
         let ids = device.ids_i32();
         flashinfer_rope(q, k, table, ids, sizes, strides, bf16, interleaved, stream)
     };
-    assert_eq!(status, 0, "FlashInfer refused {}", case.id("flashinfer", false));
+    assert_eq!(status, 0, "FlashInfer refused {case:?}");
 }
 
 #[cfg(not(feature = "peers"))]

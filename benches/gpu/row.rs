@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::cases::Case;
+use crate::cases::{Cache, Case};
 
 /// Rows, written once at the end.
 pub struct Rows {
@@ -22,7 +22,7 @@ impl Rows {
         &mut self,
         case: &Case,
         implementation: &str,
-        hot: bool,
+        cache: Cache,
         pdl: bool,
         samples: &mut [f64],
     ) {
@@ -41,7 +41,7 @@ impl Rows {
             "head_dim": case.head_dim,
             "rotary_dim": case.rotary_dim,
             "tokens": case.tokens,
-            "cache": if hot { "hot" } else { "rotating" },
+            "cache": cache.name(),
             "pdl": pdl,
             "median_us": samples[samples.len() / 2],
             "bytes": case.bytes(),

@@ -1,16 +1,20 @@
 //! The shape of a launch: how threads divide pairs, heads and tokens.
 //!
 //! What is best depends on how many threads a multiprocessor gets. The borders between the cuts are the
-//! best of a sweep on an H100 (bf16, half-split, 32 + 8 and 32 + 32 heads of 128, from one token to
-//! 32768).
+//! best of sweeps on an H100 (bf16, half-split: 32 + 8 and 32 + 32 heads of 128 from one token to 32768,
+//! and two dozen models' heads, from 12 + 12 to 128 + 1, at 1024, 4096 and 32768 tokens).
 
 use super::Entry;
 
 /// Threads in a block, at most: `ROPE_MAX_THREADS` of `kernels/variants.h`.
 const MAX_THREADS: usize = 512;
+/// Heads up to which two a thread are better than four, where a block holds all of a token's.
+const BY_TWO: usize = 40;
+/// Threads that a head's pairs take, below which it is a short run of memory: partial rotations.
+const NARROW: usize = 8;
 
-/// How heads are cut: what a thread takes, rows of heads in a block, and a block's threads where heads
-/// and tokens can fill it.
+/// How heads are cut: what a thread takes, rows of heads in a block at most, and a block's threads where
+/// tokens can fill it.
 struct Cut {
     entry: Entry,
     rows: usize,
@@ -19,27 +23,37 @@ struct Cut {
 
 impl Cut {
     /// By the threads that a multiprocessor would have, were each to take one head.
-    fn of([q, k]: [usize; 2], threads: usize, many: bool) -> Self {
+    fn of(work: &Work, threads: usize) -> Self {
+        let Work { width, heads: [q, k], many, tokens_inside, overlaps, .. } = *work;
+        // Heads spread over blocks: for a few tokens, on many multiprocessors.
+        let spread =
+            |entry, rows: usize, block| Self { entry, rows: rows.min(block / width), block };
+        // Heads of a token in one block, if they fit: long runs of memory suit DRAM.
+        let whole = |entry, block| Self { entry, rows: MAX_THREADS / width, block };
         // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
         let grouped = k > 0 && q >= 2 * k;
+        let two = q.max(k) <= BY_TWO && q.max(k).div_ceil(2) * width <= MAX_THREADS;
+        let two = two || tokens_inside;
+        let narrow = width < NARROW && !tokens_inside;
         match threads {
             // Fewer cuts where a thread may have to choose: kernels of their own.
-            0..=4096 if many => Self { entry: Entry::ManyRotate2, rows: 8, block: 128 },
-            _ if many && grouped => {
-                Self { entry: Entry::ManyRotate2And1, rows: MAX_THREADS, block: 256 }
-            }
-            _ if many => Self { entry: Entry::ManyRotate2, rows: MAX_THREADS, block: 256 },
-            // A few tokens spread over many multiprocessors.
-            0..=256 => Self { entry: Entry::Rotate1, rows: 8, block: 128 },
-            257..=1024 => Self { entry: Entry::Rotate2, rows: 8, block: 128 },
+            0..=4096 if many => spread(Entry::ManyRotate2, 8, 128),
+            _ if many && grouped => whole(Entry::ManyRotate2And1, 256),
+            _ if many => whole(Entry::ManyRotate2, 256),
+            0..=256 => spread(Entry::Rotate1, 8, 128),
+            257..=1024 => spread(Entry::Rotate2, 8, 128),
+            2049.. if narrow => whole(Entry::Rotate1, 256),
             // The next launch's blocks fit beside this one's, where it may start early.
-            1025..=4096 if grouped => Self { entry: Entry::Rotate2, rows: 4, block: 128 },
+            1025..=4096 if grouped => spread(Entry::Rotate2, 4, 128),
             // Enough to hide memory behind one another: what heads share counts.
-            1025..=4096 => Self { entry: Entry::Rotate4, rows: 2, block: 128 },
-            4097..=16_384 if grouped => Self { entry: Entry::Rotate4And1, rows: 8, block: 128 },
-            // Long runs of memory suit DRAM.
-            _ if grouped => Self { entry: Entry::Rotate2And1, rows: MAX_THREADS, block: 256 },
-            _ => Self { entry: Entry::Rotate2, rows: MAX_THREADS, block: 256 },
+            1025..=4096 => spread(Entry::Rotate4, 2, 128),
+            // Better out of L2 than from memory: it is the kernel before that has just written q and k.
+            4097..=8192 if overlaps && !grouped => spread(Entry::Rotate4, 2, 128),
+            4097..=12_288 if grouped => whole(Entry::Rotate4And1, 128),
+            _ if grouped && two => whole(Entry::Rotate2And1, 256),
+            _ if grouped => whole(Entry::Rotate4And1, 256),
+            _ if two => whole(Entry::Rotate2, 256),
+            _ => whole(Entry::Rotate4, 256),
         }
     }
 }
@@ -66,17 +80,18 @@ pub struct Work {
     pub tokens_inside: bool,
     /// Whether there are many positions a token, or many sets of frequencies.
     pub many: bool,
+    /// Whether the launch may start beside the one before it.
+    pub overlaps: bool,
 }
 
 impl Geometry {
     pub fn rotation(work: Work, multiprocessors: usize) -> Self {
         let Work { width, heads, tokens, .. } = work;
         let threads = width.saturating_mul(heads[0] + heads[1]).saturating_mul(tokens);
-        let Cut { entry, rows, block } = Cut::of(heads, threads / multiprocessors, work.many);
+        let Cut { entry, rows, block } = Cut::of(&work, threads / multiprocessors);
         let [of_q, of_k] = entry.heads();
         let [q, k] = [heads[0].div_ceil(of_q), heads[1].div_ceil(of_k)];
-        let most = if work.tokens_inside { 1 } else { rows };
-        let most = most.min((block / width).max(1));
+        let most = if work.tokens_inside { 1 } else { rows.max(1) };
         // As many slices as that takes, and no more rows than fill them.
         let rows = q.max(k).div_ceil(q.max(k).div_ceil(most));
         let (q_slices, k_slices) = (q.div_ceil(rows), k.div_ceil(rows));
@@ -114,11 +129,10 @@ mod tests {
             for heads in [[1, 0], [0, 3], [2, 2], [7, 1], [32, 8], [64, 64], [71, 1], [MOST, MOST]]
             {
                 for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
-                    for (tokens_inside, many) in [(false, false), (true, false), (false, true)] {
-                        let g = Geometry::rotation(
-                            Work { width, heads, tokens, tokens_inside, many },
-                            132,
-                        );
+                    for flags in 0..8 {
+                        let [tokens_inside, many, overlaps] = [1, 2, 4].map(|bit| flags & bit != 0);
+                        let work = Work { width, heads, tokens, tokens_inside, many, overlaps };
+                        let g = Geometry::rotation(work, 132);
                         let (x, y, z) = g.block;
                         assert!(
                             x as usize == width && x * y * z <= MAX_THREADS as u32 && z <= 64,

@@ -65,7 +65,9 @@ impl Launch {
         let many = choice.ids.first != 0 || source.axes.stride != 0;
         let launch = Self::new(spec, q.dtype, tensors, source, [tokens, seq], |width| {
             let [_, token, head] = q.layout.strides;
-            let work = Work { width, heads, tokens, tokens_inside: seq > 1 && token < head, many };
+            let tokens_inside = seq > 1 && token < head;
+            let overlaps = spec.overlap != Overlap::None;
+            let work = Work { width, heads, tokens, tokens_inside, many, overlaps };
             Geometry::rotation(work, spec.multiprocessors)
         });
         Ok(Some(launch.choosing(choice, spec.direction)))

@@ -191,9 +191,9 @@ pub fn ratios_and_positions(backend: &impl Backend) {
 /// from every alignment that an element offset can give.
 pub fn odd_rotary_dims(backend: &impl Backend) {
     let mut cases = Vec::new();
-    for rotary_dim in [2, 6, 20, 24, 48, 80, 96, 112, 120, 192, 576, 1024] {
+    for rotary_dim in [2, 6, 20, 24, 48, 64, 80, 96, 112, 120, 192, 576, 1024] {
         // Where heads are small, enough of them for every way to cut a launch.
-        let tokens = if rotary_dim <= 48 { 700 } else { 3 };
+        let tokens = if rotary_dim <= 64 { 700 } else { 3 };
         for dtype in Dtype::ALL {
             for pairing in PAIRINGS {
                 for offset in 0..9 {
@@ -211,7 +211,7 @@ pub fn odd_rotary_dims(backend: &impl Backend) {
                     };
                     // And with as many key heads, which are cut another way, and by one of several sets,
                     // which kernels of their own do.
-                    if rotary_dim == 24 || rotary_dim == 48 {
+                    if [24, 48, 64].contains(&rotary_dim) {
                         cases.push(Case { k: Some(view(3)), ..case.clone() });
                         let other = |base| Frequencies::new(rotary_dim, base).expect("valid");
                         let sets = vec![other(500.0), other(90_000.0)];

@@ -1,6 +1,8 @@
 //! Graphs and overlapping launches: what a stream sees, and when.
 
-use condensed_rope::cuda::cudarc::driver::{CudaSlice, sys};
+use std::sync::Arc;
+
+use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, sys};
 use condensed_rope::cuda::{self, Heads, Overlap, Rope};
 use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Scaled, Scaling, cpu};
 use half::bf16;
@@ -8,14 +10,29 @@ use testkit::call::noise;
 
 use crate::gpu::{Gpu, bits, on_cpu};
 
+/// A context of its own and a stream, for tests that do everything on that stream, in order: buffers
+/// must not wait on events while it is captured.
+fn context_and_stream() -> (Arc<CudaContext>, Arc<CudaStream>) {
+    let context = cuda::context(0).expect("a CUDA device");
+    // SAFETY: whoever asks uses one stream.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().expect("a stream");
+    (context, stream)
+}
+
+/// What `calls` launch on the stream, as a graph.
+fn captured(stream: &Arc<CudaStream>, calls: impl FnOnce()) -> CudaGraph {
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).expect("captures");
+    calls();
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    stream.end_capture(flags).expect("a graph").expect("not empty")
+}
+
 #[test]
 #[ignore = "needs a CUDA GPU"]
 fn a_replayed_graph_sees_changed_positions() {
-    // A context of its own: its buffers must not wait on events while a stream is captured.
-    let context = cuda::context(0).expect("a CUDA device");
-    // SAFETY: everything below is on one stream, in order.
-    unsafe { context.disable_event_tracking() };
-    let stream = context.new_stream().expect("a stream");
+    let (context, stream) = context_and_stream();
     let frequencies =
         Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
     let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
@@ -25,14 +42,11 @@ fn a_replayed_graph_sees_changed_positions() {
     let mut ids = stream.clone_htod(&[0i64; 5]).expect("a copy");
     stream.synchronize().expect("done");
 
-    stream
-        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-        .expect("captures");
-    let layout = Layout::thd(tokens, heads, 128);
-    rope.rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
-        .expect("a call under capture allocates nothing and waits for nothing");
-    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    let graph = captured(&stream, || {
+        let layout = Layout::thd(tokens, heads, 128);
+        rope.rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+            .expect("a call under capture allocates nothing and waits for nothing");
+    });
 
     for positions in [[0i64, 1, 2, 3, 4], [16_383, 70_000, -9, 1 << 31, 12]] {
         stream.memcpy_htod(&given, &mut q).expect("a copy");
@@ -47,10 +61,7 @@ fn a_replayed_graph_sees_changed_positions() {
 #[test]
 #[ignore = "needs a CUDA GPU"]
 fn a_retuned_rope_turns_by_new_frequencies() {
-    let context = cuda::context(0).expect("a CUDA device");
-    // SAFETY: everything below is on one stream, in order.
-    unsafe { context.disable_event_tracking() };
-    let stream = context.new_stream().expect("a stream");
+    let (context, stream) = context_and_stream();
     let scaling = Scaling::Dynamic { factor: 4.0, max_position_embeddings: 2048 };
     let mut scaled = Scaled::new(128, 10_000.0, scaling).expect("valid");
     let rope = Rope::new(&context, scaled.frequencies(), Pairing::HalfSplit).expect("loads");
@@ -61,16 +72,14 @@ fn a_retuned_rope_turns_by_new_frequencies() {
     let ids = stream.clone_htod(&positions).expect("a copy");
     stream.synchronize().expect("done");
 
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    stream.begin_capture(mode).expect("captures");
-    let layout = Layout::thd(3, 2, 128);
-    clone
-        .rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
-        .expect("a call under capture");
-    let refused = rope.retune(&stream, 0, scaled.frequencies());
-    assert!(matches!(refused, Err(Error::Driver { .. })), "{refused:?}");
-    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    let graph = captured(&stream, || {
+        let layout = Layout::thd(3, 2, 128);
+        clone
+            .rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+            .expect("a call under capture");
+        let refused = rope.retune(&stream, 0, scaled.frequencies());
+        assert!(matches!(refused, Err(Error::Driver { .. })), "{refused:?}");
+    });
 
     for length in [2048, 9_001, 100] {
         scaled.set_length(length);
@@ -93,10 +102,7 @@ fn a_retuned_rope_turns_by_new_frequencies() {
 #[ignore = "needs a CUDA GPU"]
 fn ropes_come_and_go_while_another_thread_captures() {
     let gpu = Gpu::get();
-    let context = cuda::context(0).expect("a CUDA device");
-    // SAFETY: everything on this thread is on one stream, in order.
-    unsafe { context.disable_event_tracking() };
-    let stream = context.new_stream().expect("a stream");
+    let (context, stream) = context_and_stream();
     let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
     let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
     let given = noise::<bf16>(2 * 3 * 128, 8);
@@ -104,26 +110,24 @@ fn ropes_come_and_go_while_another_thread_captures() {
     // cudarc waits for the whole context when the first stream is made, which a capture forbids.
     let theirs = gpu.stream();
     stream.synchronize().expect("done");
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    stream.begin_capture(mode).expect("captures");
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..20 {
-                let other = gpu.rope(&frequencies, Pairing::HalfSplit);
-                let given = noise::<bf16>(2 * 3 * 128, round);
-                let mut q = theirs.clone_htod(&given).expect("a copy");
-                let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
-                other.rotate(&theirs, heads, None, Positions::from(7)).expect("a valid call");
-                drop(other); // perhaps before its launch has run
-                let got = theirs.clone_dtoh(&q).expect("a copy");
-                assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
-            }
+    let graph = captured(&stream, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..20 {
+                    let other = gpu.rope(&frequencies, Pairing::HalfSplit);
+                    let given = noise::<bf16>(2 * 3 * 128, round);
+                    let mut q = theirs.clone_htod(&given).expect("a copy");
+                    let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+                    other.rotate(&theirs, heads, None, Positions::from(7)).expect("a valid call");
+                    drop(other); // perhaps before its launch has run
+                    let got = theirs.clone_dtoh(&q).expect("a copy");
+                    assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
+                }
+            });
         });
+        let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
+        rope.rotate(&stream, heads, None, Positions::from(7)).expect("the capture goes on");
     });
-    let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
-    rope.rotate(&stream, heads, None, Positions::from(7)).expect("the capture goes on");
-    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
     graph.launch().expect("a replay");
     let got = stream.clone_dtoh(&q).expect("a copy");
     assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
@@ -136,10 +140,7 @@ fn ropes_come_and_go_while_another_thread_captures() {
 fn overlapping_launches_see_what_the_kernel_before_wrote() {
     const ROUNDS: usize = 200;
     let (tokens, heads) = (64, 4);
-    let context = cuda::context(0).expect("a CUDA device");
-    // SAFETY: everything below is on one stream, in order.
-    unsafe { context.disable_event_tracking() };
-    let stream = context.new_stream().expect("a stream");
+    let (context, stream) = context_and_stream();
     let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
     let plain = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
     let rope = plain.overlapping(Overlap::Launch);
@@ -178,11 +179,9 @@ fn overlapping_launches_see_what_the_kernel_before_wrote() {
 
     stream.memcpy_htod(&given, &mut q).expect("a copy");
     stream.synchronize().expect("done");
-    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    stream.begin_capture(mode).expect("captures");
-    run(&mut ids, &mut q);
-    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = stream.end_capture(flags).expect("a graph").expect("not empty");
+    let graph = captured(&stream, || {
+        run(&mut ids, &mut q);
+    });
     graph.launch().expect("a replay");
     assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected), "as a graph");
     // Positions that were written long ago may be read at once.
