@@ -55,8 +55,10 @@ FAMILIES(2)
 FAMILIES(4)
 FAMILIES(8)
 
-// Its blocks meet other tokens than the blocks of the kernel after it, as a projection's would.
+// Its blocks meet other tokens than the blocks of the kernel after it, as a projection's would; that one
+// may start early.
 BOUNDED write_backwards(uint4* data, uint64_t n) {
+    asm volatile("griddepcontrol.launch_dependents;");
     copy<uint4, 4, 1, true>(gridDim.x - 1 - blockIdx.x, n, [&](uint64_t i) { return data + i; });
 }
 

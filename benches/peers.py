@@ -13,6 +13,8 @@ import statistics
 import sys
 
 import torch
+import triton
+import triton.language as tl
 
 try:
     from liger_kernel.ops.rope import rope_forward
@@ -22,6 +24,8 @@ except ImportError:
 HEAD_DIM, Q_HEADS = 128, 32
 TOKENS = [1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 32768]
 HOT = 44 << 20
+# A kernel for each shape: one for all of them takes up to twice as long.
+torch._dynamo.config.recompile_limit = 64
 
 
 def rotate_half(x):
@@ -44,16 +48,19 @@ def tables(tokens):
     return positions, inv_freq, emb.cos().bfloat16()[None], emb.sin().bfloat16()[None]
 
 
-def median_us(call, launches):
+def median_us(call, launches, keep=False):
+    """`keep`: what a call returns stays, so that the next one writes elsewhere: from memory, to memory."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for i in range(3):
             call(i)
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        graph, kept = torch.cuda.CUDAGraph(), []
         with torch.cuda.graph(graph, stream=stream):
             for i in range(launches):
-                call(i)
+                kept.append(call(i))
+                if not keep:
+                    kept.clear()
         times = []
         for _ in range(12):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -65,6 +72,14 @@ def median_us(call, launches):
     return statistics.median(times[2:])
 
 
+@triton.jit
+def write_backwards(data, words, TILE: tl.constexpr):
+    # As benches/limit.cu's: its blocks meet other tokens than the blocks of the kernel after it.
+    at = (tl.num_programs(0) - 1 - tl.program_id(0)) * TILE + tl.arange(0, TILE)
+    value = tl.load(data + at, mask=at < words)
+    tl.store(data + at, value ^ 1, mask=at < words)
+
+
 def after(first, call):
     def both(i):
         first(i)
@@ -74,7 +89,7 @@ def after(first, call):
 
 
 def rows(kv_heads):
-    compiled, compiled_angles = torch.compile(apply), torch.compile(with_angles)
+    compiled, compiled_angles = (torch.compile(f, dynamic=False) for f in [apply, with_angles])
     for tokens in TOKENS:
         size = tokens * (Q_HEADS + kv_heads) * HEAD_DIM * 2
         positions, inv_freq, cos, sin = tables(tokens)
@@ -82,15 +97,17 @@ def rows(kv_heads):
             hot = cache != "rotating"
             if hot and size > HOT or cache == "written" and not 512 <= tokens <= 2048:
                 continue
-            slots = 1 if hot else min(max(2, (400 << 20) // size + 1), 2000)
+            slots = 1 if hot else min(max(2, (400 << 20) // size + 1), 8192)
             launches = max(20, min(200, 20_000_000 // size)) if hot else max(8, slots)
-            new = lambda heads: torch.randn(slots, 1, tokens, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
-            both = new(Q_HEADS), new(kv_heads)
-            q, k = (heads.transpose(2, 3) for heads in both)
+            pool = torch.randn(slots, size // 2, device="cuda", dtype=torch.bfloat16)
+            behind_q = tokens * Q_HEADS * HEAD_DIM
+            view = lambda part, heads: part.view(slots, 1, tokens, heads, HEAD_DIM).transpose(2, 3)
+            q, k = view(pool[:, :behind_q], Q_HEADS), view(pool[:, behind_q:], kv_heads)
+            words = pool.view(torch.int32)
 
             def write(_):
-                for heads in both:
-                    heads.neg_()
+                grid = (triton.cdiv(words.numel(), 4096),)
+                write_backwards[grid](words, words.numel(), TILE=4096, num_warps=8)
 
             before = median_us(write, launches) if cache == "written" else 0
             calls = {
@@ -101,9 +118,8 @@ def rows(kv_heads):
             if rope_forward is not None:
                 calls["liger"] = lambda i: rope_forward(q[i % slots], k[i % slots], cos, sin)
             for name, call in calls.items():
-                # Eager HF is many launches a call; a few hundred calls say as much.
-                count = launches if name == "liger" else min(launches, max(slots if size > HOT else 0, 200))
-                us = median_us(after(write, call), count) - before if before else median_us(call, count)
+                timed = after(write, call) if cache == "written" else call
+                us = median_us(timed, launches, keep=not hot) - before
                 op = "rotate_with_angles" if name.endswith("angles too") else "rotate"
                 yield dict(
                     op=op, impl=name.split(",")[0], dtype="bf16", pairing="half_split", layout="thd",
@@ -112,7 +128,7 @@ def rows(kv_heads):
                     bytes=2 * size,
                 )
                 print(f"{name:20} {tokens:6} tokens, {Q_HEADS}+{kv_heads} heads, {cache}: {us:.2f} us", flush=True)
-            del q, k, both
+            del q, k, pool, words
             torch.cuda.empty_cache()
 
 

@@ -142,6 +142,10 @@ const _: () = assert!(
 ///   it must wait (`griddepcontrol.wait`, `cudaGridDependencySynchronize`) before it does, as these
 ///   kernels do.
 ///
+/// It gains where the kernel before lets this one start early (`griddepcontrol.launch_dependents`,
+/// `cudaTriggerProgrammaticLaunchCompletion`), as these kernels do: 4 to 16 % behind one that has just
+/// written q and k of 512 to 2048 tokens (H100). Behind one that does not, it cost 0.3 to 0.8 us.
+///
 /// Results are the same in either case, bit for bit.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
