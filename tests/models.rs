@@ -235,6 +235,8 @@ fn bad_configs_are_refused() {
         (with(r#"{"type": "mrope", "mrope_section": [1, 2]}"#), "mrope_section"),
         (with(r#"{"type": "mrope", "mrope_section": [1, 2, 3]}"#), "mrope_section"),
         (with(r#"{"type": "mrope", "mrope_section": [2.5, 3, 3]}"#), "mrope_section"),
+        (with(r#"{"type": "mrope", "mrope_section": [-1, 4, 4]}"#), "mrope_section"),
+        (with(r#"{"type": "mrope", "mrope_section": [1e300, 4, 4]}"#), "mrope_section"),
         (
             llama(r#", "rope_scaling": {"type": "yarn", "factor": 4.0}"#),
             "original_max_position_embeddings",
