@@ -236,10 +236,15 @@ impl Device {
 
     /// What a launch of the writing kernel takes by itself.
     fn writing(&self, replays: &Replays) -> f64 {
-        let graph = self.capture(replays, replays.launches, &|_| {});
-        let mut times = [0; 21].map(|_| self.microseconds(&graph));
+        self.median::<21>(&self.capture(replays, replays.launches, &|_| {}))
+    }
+
+    /// The median of that many replays' microseconds a launch, after one more.
+    pub fn median<const REPLAYS: usize>(&self, graph: &Graph) -> f64 {
+        self.microseconds(graph);
+        let mut times = [0; REPLAYS].map(|_| self.microseconds(graph));
         times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
+        times[REPLAYS / 2]
     }
 
     /// One replay's microseconds a launch.

@@ -87,10 +87,7 @@ impl Limit {
         };
         let quick = |mover, threads| {
             let count = replays.launches.min(512);
-            let graph = device.capture(replays, count, &|i| launch(mover, threads, i));
-            let mut times = [0; 4].map(|_| device.microseconds(&graph));
-            times[1..].sort_by(f64::total_cmp);
-            times[2]
+            device.median::<3>(&device.capture(replays, count, &|i| launch(mover, threads, i)))
         };
         let prepare = || {
             let movers = family.iter().copied().flatten();

@@ -6,6 +6,13 @@ use serde_json::{Map, Value};
 
 use super::error::{ConfigError, Result};
 
+/// Zero or more. Some tools write whole numbers as 4096.0.
+fn whole(value: &Value) -> Option<usize> {
+    let number = value.as_f64()?;
+    let is_whole = number.fract() == 0.0 && (0.0..2f64.powi(53)).contains(&number);
+    is_whole.then_some(number as usize)
+}
+
 /// An object's fields, with errors that name them.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
@@ -41,12 +48,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn count(&self, key: &str) -> Result<Option<usize>> {
-        self.value(key, "a whole number above zero", |value| {
-            // Some tools write whole numbers as 4096.0.
-            let whole =
-                value.as_f64().filter(|n| n.fract() == 0.0 && *n > 0.0 && *n < 2f64.powi(53));
-            whole.map(|n| n as usize)
-        })
+        self.value(key, "a whole number above zero", |value| whole(value).filter(|&n| n > 0))
     }
 
     pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
@@ -60,6 +62,12 @@ impl<'a> Fields<'a> {
     pub fn list(&self, key: &str) -> Result<Option<Vec<f64>>> {
         self.value(key, "a list of numbers", |value| {
             value.as_array()?.iter().map(Value::as_f64).collect()
+        })
+    }
+
+    pub fn whole_numbers(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.value(key, "a list of whole numbers", |value| {
+            value.as_array()?.iter().map(whole).collect()
         })
     }
 

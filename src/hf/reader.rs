@@ -242,15 +242,13 @@ fn scaling(
 fn sections(sources: &Sources<'_>, rotary_dim: usize) -> Result<Option<Sections>> {
     const KEY: &str = "mrope_section";
     for source in &sources.ropes {
-        let Some(sizes) = source.list(KEY)? else { continue };
+        let Some(sizes) = source.whole_numbers(KEY)? else { continue };
         let wrong = || ConfigError::Value {
             key: source.name(KEY),
             expected: "three numbers of pairs, as many in all as rotate",
             given: format!("{sizes:?}"),
         };
-        let whole = |&size: &f64| (size.fract() == 0.0 && size >= 0.0).then_some(size as usize);
-        let sizes = sizes.iter().map(whole).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-        let sizes = <[usize; 3]>::try_from(sizes).map_err(|_| wrong())?;
+        let sizes = <[usize; 3]>::try_from(&*sizes).map_err(|_| wrong())?;
         let interleaved = source.flag("mrope_interleaved")?.unwrap_or(false);
         let sections = match interleaved {
             true => Sections::interleaved(sizes),

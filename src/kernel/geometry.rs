@@ -32,8 +32,8 @@ impl Cut {
         let whole = |entry, block| Self { entry, rows: MAX_THREADS / width, block };
         // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
         let grouped = k > 0 && q >= 2 * k;
-        let two = q.max(k) <= BY_TWO && q.max(k).div_ceil(2) * width <= MAX_THREADS;
-        let two = two || tokens_inside;
+        let heads = q.max(k);
+        let two = tokens_inside || heads <= BY_TWO && heads.div_ceil(2) * width <= MAX_THREADS;
         let narrow = width < NARROW && !tokens_inside;
         match threads {
             // Fewer cuts where a thread may have to choose: kernels of their own.
