@@ -47,14 +47,27 @@ const PEERS: [(&str, &str); 7] = [
     ("hf_eager", "hf eager"),
 ];
 
-/// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
-pub fn table(path: &str) -> Result<()> {
+/// What a row measured.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    case: String,
+    tokens: u64,
+    cache: String,
+    /// `+pdl` where launches overlapped.
+    implementation: String,
+}
+
+struct Row {
+    key: Key,
+    us: f64,
+    bytes: u64,
+}
+
+fn rows(path: &str) -> Result<Vec<Row>> {
     let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let rows: Vec<Value> =
         serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
-    let mut cases: BTreeMap<(String, u64), BTreeMap<String, f64>> = BTreeMap::new();
-    let mut bytes = BTreeMap::new();
-    for row in &rows {
+    let read = |row: &Value| {
         let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
         let number = |key: &str| row[key].as_u64().unwrap_or(0);
         // The compiled flow that makes cos and sin too stands beside the one that is given them.
@@ -63,7 +76,7 @@ pub fn table(path: &str) -> Result<()> {
             None => (text("op"), ""),
         };
         let case = format!(
-            "{} {} {} {} {}+{} x {}/{} {}",
+            "{} {} {} {} {}+{} x {}/{}",
             op,
             text("dtype"),
             text("pairing"),
@@ -72,15 +85,26 @@ pub fn table(path: &str) -> Result<()> {
             number("kv_heads"),
             number("rotary_dim"),
             number("head_dim"),
-            text("cache")
         );
-        let key = (case, number("tokens"));
         let pdl = if row["pdl"] == true { "+pdl" } else { "" };
         let us = row["median_us"]
             .as_f64()
             .ok_or_else(|| format!("{path}: a row without a time: {row}"))?;
-        bytes.insert(key.clone(), number("bytes"));
-        cases.entry(key).or_default().insert(text("impl") + angles + pdl, us);
+        let implementation = text("impl") + angles + pdl;
+        let key = Key { case, tokens: number("tokens"), cache: text("cache"), implementation };
+        Ok(Row { key, us, bytes: number("bytes") })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
+pub fn table(path: &str) -> Result<()> {
+    let mut cases: BTreeMap<(String, u64), BTreeMap<String, f64>> = BTreeMap::new();
+    let mut bytes = BTreeMap::new();
+    for Row { key, us, bytes: moved } in rows(path)? {
+        let case = (format!("{} {}", key.case, key.cache), key.tokens);
+        bytes.insert(case.clone(), moved);
+        cases.entry(case).or_default().insert(key.implementation, us);
     }
     let mut last = String::new();
     for ((case, tokens), times) in &cases {
@@ -102,6 +126,29 @@ pub fn table(path: &str) -> Result<()> {
         print!("{tokens:>9}{:>10}{speed:>8}{:>10}", time("ours"), time("limit"));
         print!("{:>12}{:>11} |", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
         println!("{}", PEERS.map(|(peer, _)| format!("{:>10}", ratio(peer, "ours"))).concat());
+    }
+    Ok(())
+}
+
+/// Prints how far the rows that two bench files share are apart, by implementation and cache.
+pub fn compare(before: &str, after: &str) -> Result<()> {
+    let old: BTreeMap<Key, f64> = rows(before)?.into_iter().map(|row| (row.key, row.us)).collect();
+    let mut apart: BTreeMap<(String, String), Vec<(f64, String)>> = BTreeMap::new();
+    for Row { key, us, .. } in rows(after)? {
+        let Some(was) = old.get(&key) else { continue };
+        let Key { case, tokens, cache, implementation } = key;
+        let percent = (us / was - 1.0) * 100.0;
+        apart
+            .entry((cache, implementation))
+            .or_default()
+            .push((percent, format!("{case}, {tokens}")));
+    }
+    println!("{:<10}{:<24}{:>5}{:>10}{:>9}", "cache", "implementation", "rows", "median", "most");
+    for ((cache, implementation), mut rows) in apart {
+        rows.sort_by(|(a, _), (b, _)| a.abs().total_cmp(&b.abs()));
+        let (median, (most, at)) = (rows[rows.len() / 2].0.abs(), &rows[rows.len() - 1]);
+        print!("{cache:<10}{implementation:<24}{:>5}{median:>8.2} %{most:>+7.2} %", rows.len());
+        println!("  {at}");
     }
     Ok(())
 }

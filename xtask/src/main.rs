@@ -19,6 +19,7 @@ cargo xtask test      every test that this machine can run, and what it could no
 cargo xtask bench     GPU times against the memory limit and peers, host and CPU times, errors; rows in
                       target/bench.json and target/errors.json
 cargo xtask bench --table FILE    the ratios of a bench file
+cargo xtask bench --compare FILE FILE    how far two runs are apart
 cargo xtask figures   docs/*.svg, from benches/results
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["test"] => test::test(),
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
+        ["bench", "--compare", before, after] => bench::compare(before, after),
         ["figures"] => figures::figures(),
         ["bundle"] => bundle::bundle(),
         ["env"] => environment(),
