@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use condensed_rope::cuda::cudarc::driver::{DevicePtrMut, result};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Heads, Overlap, RawHeads, RawIds, Rope};
-use condensed_rope::kernel::{Launch, Sets, Spec};
+use condensed_rope::kernel::{Device, Launch, Sets, Spec};
 use condensed_rope::{Direction, Dtype, Frequencies, Layout, Pairing, Positions};
 use criterion::Criterion;
 use half::bf16;
@@ -87,7 +87,7 @@ fn calls() -> Result<(), Box<dyn Error>> {
         pairing: Pairing::HalfSplit,
         direction: Direction::Forward,
         factor: sets.factor,
-        multiprocessors: 132,
+        device: Device::H100,
         overlap: Overlap::None,
     };
     let mut launch = Launch::rotation(&spec, &raw_q, Some(&raw_k), &raw_ids)?.expect("work");

@@ -1,28 +1,56 @@
 // What the rotation is measured against: copies in place over the same bytes, nothing at all, and
 // candle-nn's way of doing it.
 #include <cuda_bf16.h>
-#include <stdint.h>
 
-// Reads and writes vectors, VECTORS a thread and round; the value changes, so that no store can be left
-// out. `place` says where vector i lies.
-template <class Vector, int VECTORS, int ROUNDS, bool READS, class Place>
-__device__ __forceinline__ void copy(uint32_t block, uint64_t vectors, Place place) {
+#include "../kernels/memory.cuh"
+
+// Vectors to move, and what L2 is asked to do with them.
+struct Work {
+    char* data;
+    uint64_t vectors;
+    rope::Retention reading, writing;
+};
+
+// Memory as it is, and as L2 is asked to keep it: asking costs a few instructions.
+template <int BYTES>
+struct Plain {
+    using Raw = rope::Raw<BYTES>;
+    explicit ROPE_FN Plain(const Work&) {}
+    ROPE_FN Raw load(const char* address) const { return rope::load<BYTES>(address); }
+    ROPE_FN void store(char* address, const Raw& raw) const { rope::store<BYTES>(address, raw); }
+};
+template <int BYTES>
+struct Kept {
+    using Raw = rope::Raw<BYTES>;
+    const rope::Policy reading, writing;
+    explicit ROPE_FN Kept(const Work& work) : reading(work.reading), writing(work.writing) {}
+    ROPE_FN Raw load(const char* address) const { return rope::load<BYTES>(address, reading); }
+    ROPE_FN void store(char* address, const Raw& raw) const {
+        rope::store<BYTES>(address, raw, writing);
+    }
+};
+
+// Reads and writes vectors of BYTES, VECTORS a thread and round; the value changes, so that no store can
+// be left out. `place` says where vector i lies, in vectors from the data's start.
+template <template <int> class Memory, int BYTES, int VECTORS, int ROUNDS, bool READS, class Place>
+ROPE_FN void copy(uint32_t block, const Work& work, Place place) {
+    const Memory<BYTES> memory(work);
     const uint64_t tile = static_cast<uint64_t>(blockDim.x) * VECTORS;
     uint64_t first = block * tile * ROUNDS + threadIdx.x;
 #pragma unroll 1
     for (int round = 0; round < ROUNDS; ++round, first += tile) {
-        Vector value[VECTORS] = {};
-        Vector* address[VECTORS];
+        rope::Raw<BYTES> value[VECTORS] = {};
+        char* address[VECTORS];
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i) {
             const uint64_t at = first + static_cast<uint64_t>(i) * blockDim.x;
-            address[i] = at < vectors ? place(at) : nullptr;
-            if (READS && address[i] != nullptr) value[i] = *address[i];
+            address[i] = at < work.vectors ? work.data + place(at) * BYTES : nullptr;
+            if (READS && address[i] != nullptr) value[i] = memory.load(address[i]);
         }
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i) {
-            value[i].x ^= 1;
-            if (address[i] != nullptr) *address[i] = value[i];
+            value[i].word[0] ^= 1;
+            if (address[i] != nullptr) memory.store(address[i], value[i]);
         }
     }
 }
@@ -30,26 +58,30 @@ __device__ __forceinline__ void copy(uint32_t block, uint64_t vectors, Place pla
 #define BOUNDED extern "C" __global__ void __launch_bounds__(1024)
 
 // One run of memory, read and written; or written only.
-#define RUN(name, VECTORS, ROUNDS, READS)                          \
-    BOUNDED name##_##VECTORS(uint4* data, uint64_t n) {            \
-        const auto place = [&](uint64_t i) { return data + i; };   \
-        copy<uint4, VECTORS, ROUNDS, READS>(blockIdx.x, n, place); \
+#define RUN(name, Memory, VECTORS, ROUNDS, READS)                           \
+    BOUNDED name##_##VECTORS(const Work work) {                             \
+        const auto place = [](uint64_t i) { return i; };                    \
+        copy<Memory, 16, VECTORS, ROUNDS, READS>(blockIdx.x, work, place);  \
     }
 // Runs of `row` vectors, `pitch` vectors from one to the next: 8-byte vectors, as a row may need.
-#define ROWS(VECTORS)                                                               \
-    BOUNDED rows_##VECTORS(uint2* data, uint64_t n, uint32_t row, uint32_t pitch) { \
-        copy<uint2, VECTORS, 1, true>(blockIdx.x, n, [&](uint64_t i) {              \
-            const uint32_t at = static_cast<uint32_t>(i);                           \
-            return data + (static_cast<uint64_t>(at / row) * pitch + at % row);     \
-        });                                                                         \
+#define ROWS(name, Memory, VECTORS)                                             \
+    BOUNDED name##_##VECTORS(const Work work, uint32_t row, uint32_t pitch) {   \
+        copy<Memory, 8, VECTORS, 1, true>(blockIdx.x, work, [&](uint64_t i) {   \
+            const uint32_t at = static_cast<uint32_t>(i);                       \
+            return static_cast<uint64_t>(at / row) * pitch + at % row;          \
+        });                                                                     \
     }
 // Blocks that walk over several tiles may all fit at once, and then meet in each replay what they left
 // in their half of L2.
-#define FAMILIES(VECTORS)        \
-    RUN(copy, VECTORS, 1, true)  \
-    RUN(walk, VECTORS, 4, true)  \
-    RUN(fill, VECTORS, 1, false) \
-    ROWS(VECTORS)
+#define FAMILIES(VECTORS)                   \
+    RUN(copy, Plain, VECTORS, 1, true)      \
+    RUN(copy_kept, Kept, VECTORS, 1, true)  \
+    RUN(walk, Plain, VECTORS, 4, true)      \
+    RUN(walk_kept, Kept, VECTORS, 4, true)  \
+    RUN(fill, Plain, VECTORS, 1, false)     \
+    RUN(fill_kept, Kept, VECTORS, 1, false) \
+    ROWS(rows, Plain, VECTORS)              \
+    ROWS(rows_kept, Kept, VECTORS)
 FAMILIES(1)
 FAMILIES(2)
 FAMILIES(4)
@@ -57,9 +89,10 @@ FAMILIES(8)
 
 // Its blocks meet other tokens than the blocks of the kernel after it, as a projection's would; that one
 // may start early.
-BOUNDED write_backwards(uint4* data, uint64_t n) {
-    asm volatile("griddepcontrol.launch_dependents;");
-    copy<uint4, 4, 1, true>(gridDim.x - 1 - blockIdx.x, n, [&](uint64_t i) { return data + i; });
+BOUNDED write_backwards(const Work work) {
+    const auto place = [](uint64_t i) { return i; };
+    rope::let_downstream_launch();
+    copy<Plain, 16, 4, 1, true>(gridDim.x - 1 - blockIdx.x, work, place);
 }
 
 extern "C" __global__ void empty() {}

@@ -8,6 +8,7 @@ over buffers of at least 400 MB ("rotating"), one that stays in L2 ("hot"), or o
 writes before every call, whose time is taken off ("written"), as benches/gpu.rs does.
 """
 
+import ctypes
 import json
 import statistics
 import sys
@@ -24,6 +25,7 @@ except ImportError:
 HEAD_DIM, Q_HEADS = 128, 32
 TOKENS = [1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 32768]
 HOT = 44 << 20
+CUDA = ctypes.CDLL("libcuda.so.1")
 # A kernel for each shape: one for all of them takes up to twice as long.
 torch._dynamo.config.recompile_limit = 64
 
@@ -55,6 +57,8 @@ def median_us(call, launches, keep=False):
         for i in range(3):
             call(i)
         torch.cuda.synchronize()
+        # Inductor's kernels ask L2 to keep what they read, which would then be there for others, too.
+        assert CUDA.cuCtxResetPersistingL2Cache() == 0
         graph, kept = torch.cuda.CUDAGraph(), []
         with torch.cuda.graph(graph, stream=stream):
             for i in range(launches):

@@ -4,7 +4,7 @@
 // the GPU's own conversions and arithmetic make it.
 #pragma once
 
-#include "platform.cuh"
+#include "memory.cuh"
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -12,25 +12,6 @@
 #endif
 
 namespace rope {
-
-// BYTES of memory that move in one load or store. The address must be a multiple of BYTES.
-template <int BYTES>
-struct alignas(BYTES) Raw {
-    uint32_t word[BYTES / 4];
-};
-template <>
-struct alignas(2) Raw<2> {
-    uint16_t word[1];
-};
-
-template <int BYTES>
-ROPE_FN Raw<BYTES> load(const char* address) {
-    return *reinterpret_cast<const Raw<BYTES>*>(address);
-}
-template <int BYTES>
-ROPE_FN void store(char* address, const Raw<BYTES>& raw) {
-    *reinterpret_cast<Raw<BYTES>*>(address) = raw;
-}
 
 struct F32 {
     static constexpr int BYTES = 4;
@@ -153,13 +134,20 @@ struct Pairs {
 
     Raw<BYTES> raw[VECTORS];
 
-    ROPE_FN void load(const char* address, uint32_t partner) {
+    // By a Policy, or by none.
+    template <class... Policy>
+    ROPE_FN void load(const char* address, uint32_t partner, Policy... policy) {
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) raw[i] = rope::load<BYTES>(address + i * partner);
+        for (int i = 0; i < VECTORS; ++i) {
+            raw[i] = rope::load<BYTES>(address + i * partner, policy...);
+        }
     }
-    ROPE_FN void store(char* address, uint32_t partner) const {
+    template <class... Policy>
+    ROPE_FN void store(char* address, uint32_t partner, Policy... policy) const {
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) rope::store<BYTES>(address + i * partner, raw[i]);
+        for (int i = 0; i < VECTORS; ++i) {
+            rope::store<BYTES>(address + i * partner, raw[i], policy...);
+        }
     }
 
     // The pair (x, y) becomes f(pair index, x, y), in place.

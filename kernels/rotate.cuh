@@ -58,9 +58,10 @@ struct Request {
     const uint64_t* steps;
     Divisor seq;            // tokens per sequence
     uint32_t tokens;        // below 2^31
-    uint32_t pair_stride;   // bytes from one pair's first channel to the next one's
-    uint32_t partner;       // bytes from a pair's first channel to its second
+    uint16_t pair_stride;   // bytes from one pair's first channel to the next one's
+    uint16_t partner;       // bytes from a pair's first channel to its second
     uint32_t overlap;       // with the kernel before: an Overlap
+    Retention reading;      // of what is read
     uint32_t rows;          // a block's extent in y
     uint16_t lanes;         // and in z
     uint16_t q_slices;      // q and k apart: blocks in y that work on q; the others work on k
@@ -71,7 +72,8 @@ struct Request {
     Positions positions;
     float cos_factor;       // the scaling's factor; 1 where each set has its own
     float sin_factor;       // the same, negative to rotate backwards
-    uint32_t in_place[2];   // 1: dst is src
+    Retention writing;      // of what is written
+    uint16_t in_place[2];   // 1: dst is src
 
     Sets sets;
     Axes axes;
@@ -188,10 +190,11 @@ struct Share {
 
     ROPE_FN void load(const Request& request, int tensor) {
         const char* from = request.src[tensor].first + src;
+        const Policy policy(request.reading);
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * request.rows < request.heads[tensor]) {
-                group[i].load(from + i * src_step, request.partner);
+                group[i].load(from + i * src_step, request.partner, policy);
             }
         }
     }
@@ -208,6 +211,7 @@ struct Share {
             to = rows.first + (rows.offset(place.b, place.s, first) + place.lane);
             dst_step = request.rows * rows.head;
         }
+        const Policy policy(request.writing);
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (first + i * request.rows >= request.heads[tensor]) break;
@@ -216,7 +220,7 @@ struct Share {
                 x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
                 y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
             });
-            group[i].store(to + i * dst_step, request.partner);
+            group[i].store(to + i * dst_step, request.partner, policy);
         }
         if (in_place) return;
         for (int i = 0; i < HEADS && first + i * request.rows < request.heads[tensor]; ++i) {

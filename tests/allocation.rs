@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 
-use condensed_rope::kernel::{Launch, Overlap, RawHeads, RawIds, SetShape, Spec, check_raw};
+use condensed_rope::kernel::{
+    Device, Launch, Overlap, RawHeads, RawIds, SetShape, Spec, check_raw,
+};
 use condensed_rope::{Direction, Dtype, Layout, LongRope, Pairing, Positions, Scaled, Scaling};
 
 struct Counting;
@@ -48,7 +50,7 @@ fn checks_and_launches_allocate_nothing() {
         pairing: Pairing::HalfSplit,
         direction: Direction::Forward,
         factor: 1.0,
-        multiprocessors: 132,
+        device: Device::H100,
         overlap: Overlap::None,
     };
     let strides = [0, 48 * 128, 128];

@@ -49,6 +49,8 @@ type Launch<'a> = dyn Fn(usize) + 'a;
 pub struct Replays {
     pub cache: Cache,
     pub launches: usize,
+    /// Microseconds a launch that are not its own: the writing kernel's.
+    others: f64,
     pool: u64,
     slot: usize,
     slots: usize,
@@ -60,7 +62,7 @@ impl Replays {
         let slots = if hot { 1 } else { (ROTATING.div_ceil(slot) + 1).clamp(2, MOST_LAUNCHES) };
         let slots = slots.min((POOL - TABLES) / slot);
         let launches = if hot { (20_000_000 / slot).clamp(20, 500) } else { slots.max(8) };
-        Self { cache, launches, pool, slot, slots }
+        Self { cache, launches, others: 0.0, pool, slot, slots }
     }
 
     /// The buffer of launch `i`.
@@ -146,7 +148,11 @@ impl Device {
             if cache == Cache::Written && !(case.is_base() && (512..=2048).contains(&case.tokens)) {
                 continue;
             }
-            let replays = Replays::new(self.pool, slot, cache);
+            let mut replays = Replays::new(self.pool, slot, cache);
+            if cache == Cache::Written {
+                let writing = self.capture(&replays, replays.launches, &|_| {});
+                replays.others = self.median::<21>(&writing);
+            }
             let mut measure = |name: &str, pdl: bool, launch: &dyn Fn(u64)| {
                 let prepare = || |i| launch(replays.address(i));
                 self.measure(case, name, pdl, &replays, criterion, rows, prepare);
@@ -220,7 +226,10 @@ impl Device {
     }
 
     /// Launches of what is measured, each behind a kernel that writes its buffer where that is asked.
+    /// What kernels before have asked L2 to keep is forgotten: it would stay until somebody wants it.
     pub fn capture(&self, replays: &Replays, launches: usize, launch: &Launch) -> Graph {
+        // SAFETY: the context is current: every launch so far was in it.
+        unsafe { sys::cuCtxResetPersistingL2Cache() }.result().expect("L2 starts anew");
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).expect("captures");
         for i in 0..launches {
@@ -232,11 +241,6 @@ impl Device {
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = self.stream.end_capture(flags).expect("a graph").expect("not empty");
         Graph { graph, launches }
-    }
-
-    /// What a launch of the writing kernel takes by itself.
-    fn writing(&self, replays: &Replays) -> f64 {
-        self.median::<21>(&self.capture(replays, replays.launches, &|_| {}))
     }
 
     /// The median of that many replays' microseconds a launch, after one more.
@@ -271,14 +275,11 @@ impl Device {
         let mut samples = Vec::new();
         let mut graph = None;
         criterion.bench_function(&case.id(name, replays.cache), |bencher| {
-            let (graph, before) = graph.get_or_insert_with(|| {
-                let before =
-                    if replays.cache == Cache::Written { self.writing(replays) } else { 0.0 };
-                (self.capture(replays, replays.launches, &prepare()), before)
-            });
+            let graph =
+                graph.get_or_insert_with(|| self.capture(replays, replays.launches, &prepare()));
             bencher.iter_custom(|iterations| {
                 let start = samples.len();
-                samples.extend((0..iterations).map(|_| self.microseconds(graph) - *before));
+                samples.extend((0..iterations).map(|_| self.microseconds(graph) - replays.others));
                 Duration::from_secs_f64(samples[start..].iter().sum::<f64>() / 1e6)
             });
         });

@@ -1,7 +1,9 @@
 //! The memory limit: the best of several kernels that only move the bytes.
 
 use condensed_rope::cuda::cudarc::driver::{CudaFunction, CudaModule, DriverError};
+use condensed_rope::kernel::Retention;
 use criterion::Criterion;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::cases::{Cache, Case, Op};
@@ -12,10 +14,48 @@ const THREADS: [usize; 5] = [64, 128, 256, 512, 1024];
 /// What a thread of `walk` does one after the other.
 const ROUNDS: usize = 4;
 
+const HINTS: [Retention; 3] = [Retention::PLAIN, Retention::UNTIL_WRITTEN, Retention::BY_HALVES];
+
 /// A kernel, and how many vectors a thread of it moves.
 struct Mover {
-    function: CudaFunction,
+    name: String,
+    plain: CudaFunction,
+    kept: CudaFunction,
     vectors: usize,
+}
+
+/// A way to move the bytes.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    mover: &'a Mover,
+    threads: usize,
+    retention: Retention,
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = match self.retention {
+            Retention::PLAIN => "no hint to L2",
+            Retention::UNTIL_WRITTEN => "lines kept until written",
+            _ => "lines kept until written, half of them no longer",
+        };
+        write!(f, "{} a thread, {} threads a block, {hint}", self.mover.name, self.threads)
+    }
+}
+
+/// Of `benches/limit.cu`.
+#[repr(C)]
+struct Work {
+    data: u64,
+    vectors: u64,
+    reading: u32,
+    writing: u32,
+}
+
+impl Work {
+    fn new(data: u64, vectors: usize, Retention { reading, writing }: Retention) -> Self {
+        Self { data, vectors: vectors as u64, reading, writing }
+    }
 }
 
 /// Kernels by what they do.
@@ -31,8 +71,10 @@ impl Limit {
     pub fn load(module: &Arc<CudaModule>) -> Result<Self, DriverError> {
         let family = |name: &str, rounds: usize| {
             let load = |n: usize| {
-                let function = module.load_function(&format!("{name}_{n}"))?;
-                Ok(Mover { function, vectors: n * rounds })
+                let plain = module.load_function(&format!("{name}_{n}"))?;
+                let kept = module.load_function(&format!("{name}_kept_{n}"))?;
+                let name = format!("{name} of {n} vectors");
+                Ok(Mover { name, plain, kept, vectors: n * rounds })
             };
             [1, 2, 4, 8].into_iter().map(load).collect::<Result<Vec<_>, _>>()
         };
@@ -48,9 +90,9 @@ impl Limit {
     /// What a kernel before a rotation might do: reads and writes a buffer's vectors, from its end to
     /// its start.
     pub fn write(&self, device: &Device, address: u64, bytes: usize) {
-        let (mut data, mut n) = (address, (bytes / 16) as u64);
+        let mut work = Work::new(address, bytes / 16, Retention::PLAIN);
         let blocks = (bytes / 16).div_ceil(4 * 256);
-        device.launch(&self.write, blocks, 256, &mut [(&raw mut data).cast(), (&raw mut n).cast()]);
+        device.launch(&self.write, blocks, 256, &mut [(&raw mut work).cast()]);
     }
 
     /// Which one is best is found by quick replays; that one is measured.
@@ -72,30 +114,32 @@ impl Limit {
         };
         let reads = if case.op == Op::CosSin { 1 } else { 2 };
         let vectors = (case.bytes() / reads / vector).max(1);
-        let launch = |mover: &Mover, threads: usize, i: usize| {
+        let launch = |Way { mover, threads, retention }: Way, i: usize| {
             let blocks = vectors.div_ceil(mover.vectors * threads);
-            let (mut data, mut n) = (replays.address(i), vectors as u64);
+            let mut work = Work::new(replays.address(i), vectors, retention);
             let (mut row, mut pitch) = ((row / vector) as u32, (pitch / vector) as u32);
-            let mut arguments = [
-                (&raw mut data).cast(),
-                (&raw mut n).cast(),
-                (&raw mut row).cast(),
-                (&raw mut pitch).cast(),
-            ];
+            let mut arguments =
+                [(&raw mut work).cast(), (&raw mut row).cast(), (&raw mut pitch).cast()];
+            let plain = retention == Retention::PLAIN;
+            let function = if plain { &mover.plain } else { &mover.kept };
             // Kernels that take fewer arguments leave the last ones alone.
-            device.launch(&mover.function, blocks, threads, &mut arguments);
+            device.launch(function, blocks, threads, &mut arguments);
         };
-        let quick = |mover, threads| {
+        let quick = |way: Way| {
             let count = replays.launches.min(512);
-            device.median::<3>(&device.capture(replays, count, &|i| launch(mover, threads, i)))
+            device.median::<3>(&device.capture(replays, count, &|i| launch(way, i)))
         };
         let prepare = || {
             let movers = family.iter().copied().flatten();
             let cuts = movers.flat_map(|mover| THREADS.map(|threads| (mover, threads)));
-            let timed = cuts.map(|(mover, threads)| (quick(mover, threads), mover, threads));
-            let best = timed.min_by(|a, b| a.0.total_cmp(&b.0));
-            let (_, mover, threads) = best.expect("a family is not empty");
-            move |i| launch(mover, threads, i)
+            let ways = cuts.flat_map(|(mover, threads)| {
+                HINTS.map(|retention| Way { mover, threads, retention })
+            });
+            let timed = ways.map(|way| (quick(way), way));
+            let fastest = timed.min_by(|a, b| a.0.total_cmp(&b.0));
+            let (_, way) = fastest.expect("a family is not empty");
+            println!("the fastest is {way}");
+            move |i| launch(way, i)
         };
         device.measure(case, "limit", false, replays, criterion, rows, prepare);
     }

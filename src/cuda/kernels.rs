@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
-use crate::kernel::{Entry, Variant};
+use crate::kernel::{Device, Entry, Variant};
 use crate::{Error, Result};
 
 /// Machine code and PTX; the driver takes what suits the device.
@@ -23,7 +23,7 @@ type Entries = [Option<CudaFunction>; Variant::COUNT];
 #[derive(Debug)]
 pub(super) struct Kernels {
     pub context: Arc<CudaContext>,
-    pub multiprocessors: usize,
+    pub device: Device,
     /// Whether launches may overlap: compute capability 9.0 and newer.
     pub overlaps: bool,
     /// By place in [`Entry::ALL`].
@@ -37,9 +37,9 @@ impl Kernels {
         if capability < OLDEST {
             return Err(Error::DeviceTooOld { expected: OLDEST, given: capability });
         }
-        let multiprocessors = context
-            .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-            .map_err(&loading)?;
+        let attribute = |attribute| context.attribute(attribute).map_err(&loading);
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let l2_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let [rotate, cos_sin] = [ROTATE, COS_SIN]
             .map(|code| context.load_module(Ptx::from_binary(code.to_vec())).map_err(&loading));
         let (rotate, cos_sin) = (rotate?, cos_sin?);
@@ -51,9 +51,12 @@ impl Kernels {
                 functions[variant.index()] = Some(function);
             }
         }
-        let multiprocessors = multiprocessors.max(1) as usize;
+        let device = Device {
+            multiprocessors: multiprocessors.max(1) as usize,
+            l2_bytes: l2_bytes.max(0) as usize,
+        };
         let overlaps = capability >= (9, 0);
-        Ok(Self { context: context.clone(), multiprocessors, overlaps, entries })
+        Ok(Self { context: context.clone(), device, overlaps, entries })
     }
 
     pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {

@@ -26,6 +26,10 @@
 //! hold then. Keep the rope as long as the graph may run: the graph reads the rope's steps.
 //!
 //! Calls order themselves by cudarc's event tracking, where the context has it on.
+//!
+//! On devices of compute capability 9.0 and newer a rotation in place asks L2 to keep what it reads until
+//! it is written. Afterwards those lines are ordinary ones, whatever an access policy window had asked
+//! for them before; of more than half of L2, every other one is among the first to go.
 
 mod buffers;
 mod kernels;

@@ -148,7 +148,7 @@ impl Rope {
             pairing: self.pairing,
             direction: self.direction,
             factor: self.factor,
-            multiprocessors: self.kernels.multiprocessors,
+            device: self.kernels.device,
             overlap: self.overlap,
         }
     }

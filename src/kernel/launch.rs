@@ -4,8 +4,20 @@ use super::Address;
 use super::geometry::{Geometry, Work};
 use super::raw::{PositionSource, RawHeads, RawIds};
 use super::request::{Choice, Divisor, Overlap, Request, Tensor, Variant};
+use super::retention::{Retention, Traffic};
 use super::sets::SetShape;
 use crate::{Direction, Dtype, Error, Layout, Pairing, Positions, Result};
+
+/// What launches need to know of a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Device {
+    pub multiprocessors: usize,
+    pub l2_bytes: usize,
+}
+
+impl Device {
+    pub const H100: Self = Self { multiprocessors: 132, l2_bytes: 50 << 20 };
+}
 
 /// What a rope is, as its kernels need it.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +29,7 @@ pub struct Spec {
     pub direction: Direction,
     /// The first set's, on cos and sin.
     pub factor: f32,
-    pub multiprocessors: usize,
+    pub device: Device,
     pub overlap: Overlap,
 }
 
@@ -63,14 +75,22 @@ impl Launch {
         };
         let tensors = [tensor(q), k.map_or_else(Tensor::default, tensor)];
         let many = choice.ids.first != 0 || source.axes.stride != 0;
+        let rotary_dim = spec.sets.rotary_dim;
+        let given = || [Some(q), k].into_iter().flatten();
+        let traffic = Traffic {
+            in_place: given().all(|heads| heads.source.is_none()),
+            whole_heads: given().all(|heads| heads.layout.head_dim == rotary_dim),
+            bytes: tokens.saturating_mul((heads[0] + heads[1]) * rotary_dim * q.dtype.size()),
+        };
+        let retention = Retention::of(traffic, spec.device.l2_bytes);
         let launch = Self::new(spec, q.dtype, tensors, source, [tokens, seq], |width| {
             let [_, token, head] = q.layout.strides;
             let tokens_inside = seq > 1 && token < head;
             let overlaps = spec.overlap != Overlap::None;
             let work = Work { width, heads, tokens, tokens_inside, many, overlaps };
-            Geometry::rotation(work, spec.multiprocessors)
+            Geometry::rotation(work, spec.device.multiprocessors)
         });
-        Ok(Some(launch.choosing(choice, spec.direction)))
+        Ok(Some(launch.choosing(choice, spec.direction).keeping(retention)))
     }
 
     /// The table of `rows` positions from `start`, into contiguous `[rows, rotary_dim]` each.
@@ -120,6 +140,7 @@ impl Launch {
             pair_stride,
             partner,
             overlap: spec.overlap,
+            reading: Retention::PLAIN.reading,
             rows,
             lanes: lanes as u16,
             q_slices: geometry.q_slices as u16,
@@ -128,6 +149,7 @@ impl Launch {
             positions: source.positions,
             cos_factor,
             sin_factor,
+            writing: Retention::PLAIN.writing,
             in_place: tensors.map(|tensor| tensor.in_place.into()),
             sets: Choice::default(),
             axes: source.axes,
@@ -149,8 +171,54 @@ impl Launch {
         self
     }
 
+    fn keeping(mut self, Retention { reading, writing }: Retention) -> Self {
+        (self.request.reading, self.request.writing) = (reading, writing);
+        self
+    }
+
     /// The kernel's name.
     pub fn name(&self) -> String {
         self.variant.name(self.geometry.entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l2_is_asked_by_place_and_bytes() {
+        let spec = Spec {
+            steps: 1 << 20,
+            sets: SetShape { rotary_dim: 64, count: 1, stride: 34 },
+            pairing: Pairing::HalfSplit,
+            direction: Direction::Forward,
+            factor: 1.0,
+            device: Device::H100,
+            overlap: Overlap::None,
+        };
+        let asked = |tokens, head_dim, k: bool, copied: [bool; 2]| {
+            let heads = |heads, address: Address, copied| {
+                let layout = Layout::thd(tokens, heads, head_dim);
+                let raw = RawHeads::in_place(Dtype::BF16, address, layout);
+                if copied { raw.reading(address + (1 << 35), layout) } else { raw }
+            };
+            let (q, k) = (heads(32, 1 << 30, copied[0]), k.then(|| heads(8, 1 << 32, copied[1])));
+            let launch = Launch::rotation(&spec, &q, k.as_ref(), &Positions::from(0));
+            let Request { reading, writing, .. } = launch.unwrap().unwrap().request;
+            Retention { reading, writing }
+        };
+        // 40 or 32 heads of 64 rotated channels of two bytes: half of 50 MiB is 5120 or 6400 tokens.
+        let [here, away] = [[false; 2], [true; 2]];
+        assert_eq!(asked(1, 64, true, here), Retention::UNTIL_WRITTEN);
+        assert_eq!(asked(5120, 64, true, here), Retention::UNTIL_WRITTEN);
+        assert_eq!(asked(5121, 64, true, here), Retention::BY_HALVES);
+        assert_eq!(asked(6400, 64, false, here), Retention::UNTIL_WRITTEN);
+        assert_eq!(asked(6401, 64, false, here), Retention::BY_HALVES);
+        assert_eq!(asked(5121, 65, true, here), Retention::UNTIL_WRITTEN);
+        for copied in [[true, false], [false, true], away] {
+            assert_eq!(asked(5121, 64, true, copied), Retention::PLAIN);
+        }
+        assert_eq!(asked(1, 64, false, [true, false]), Retention::PLAIN);
     }
 }

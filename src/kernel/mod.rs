@@ -7,14 +7,16 @@ mod geometry;
 mod launch;
 mod raw;
 mod request;
+mod retention;
 mod sets;
 
 pub use crate::heads::check_table;
 pub use geometry::{Geometry, Work};
-pub use launch::{Launch, Spec};
+pub use launch::{Device, Launch, Spec};
 pub use raw::{PositionSource, RawHeads, RawIds, check_raw};
 pub use request::{Axes, Choice, Divisor, Ids, Overlap, Request, Rest, Rows, Tensor};
 pub use request::{TokenPositions, Variant};
+pub use retention::{Retention, Traffic};
 pub use sets::{SetShape, Sets, write as write_set};
 
 /// A device address, or a host one where the kernels run on the host: `CUdeviceptr` in either case.

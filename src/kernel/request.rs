@@ -102,9 +102,11 @@ pub struct Request {
     pub steps: Address,
     pub seq: Divisor,
     pub tokens: u32,
-    pub pair_stride: u32,
-    pub partner: u32,
+    pub pair_stride: u16,
+    pub partner: u16,
     pub overlap: Overlap,
+    /// Of [`Retention`](super::Retention).
+    pub reading: u32,
     pub rows: u32,
     pub lanes: u16,
     pub q_slices: u16,
@@ -113,7 +115,8 @@ pub struct Request {
     pub positions: TokenPositions,
     pub cos_factor: f32,
     pub sin_factor: f32,
-    pub in_place: [u32; 2],
+    pub writing: u32,
+    pub in_place: [u16; 2],
     pub sets: Choice,
     pub axes: Axes,
     pub starts: Ids,
@@ -143,7 +146,7 @@ const _: () = assert!(
 ///   kernels do.
 ///
 /// It gains where the kernel before lets this one start early (`griddepcontrol.launch_dependents`,
-/// `cudaTriggerProgrammaticLaunchCompletion`), as these kernels do: 4 to 16 % behind one that has just
+/// `cudaTriggerProgrammaticLaunchCompletion`), as these kernels do: 5 to 17 % behind one that has just
 /// written q and k of 512 to 2048 tokens (H100). Behind one that does not, it cost 0.3 to 0.8 us.
 ///
 /// Results are the same in either case, bit for bit.
@@ -271,7 +274,7 @@ impl Variant {
         pairing: Pairing,
         pairs: usize,
         tensors: [&Tensor; 2],
-    ) -> (Self, u32, u32) {
+    ) -> (Self, u16, u16) {
         let size = dtype.size();
         let (joined, pair_stride, partner) = match pairing {
             Pairing::HalfSplit => (false, size, pairs * size),
@@ -286,7 +289,7 @@ impl Variant {
         };
         let narrow = Self { dtype, joined: false, bytes: size };
         let variant = Self::of(dtype, joined).find(fits).unwrap_or(narrow);
-        (variant, pair_stride as u32, partner as u32)
+        (variant, pair_stride as u16, partner as u16)
     }
 }
 

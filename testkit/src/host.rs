@@ -6,7 +6,8 @@ use std::ffi::{CString, c_char, c_int};
 use std::sync::Mutex;
 
 use condensed_rope::kernel::{
-    Launch, Overlap, RawHeads, RawIds, Request, SetShape, Sets, Spec, check_raw, check_table,
+    Device, Launch, Overlap, RawHeads, RawIds, Request, SetShape, Sets, Spec, check_raw,
+    check_table,
 };
 use condensed_rope::{Direction, Error, Frequencies, Layout, Pairing, Result, cpu};
 
@@ -88,7 +89,7 @@ impl KernelOnHost {
             pairing,
             direction: if inverse { Direction::Inverse } else { Direction::Forward },
             factor: sets.factor,
-            multiprocessors: self.multiprocessors,
+            device: Device { multiprocessors: self.multiprocessors, ..Device::H100 },
             overlap: self.overlap,
         }
     }

@@ -1,0 +1,102 @@
+// Memory as it moves, and how soon L2 lets go of it.
+#pragma once
+
+#include "platform.cuh"
+
+namespace rope {
+
+// BYTES of memory that move in one load or store. The address must be a multiple of BYTES.
+template <int BYTES>
+struct alignas(BYTES) Raw {
+    uint32_t word[BYTES / 4];
+};
+template <>
+struct alignas(2) Raw<2> {
+    uint16_t word[1];
+};
+
+template <int BYTES>
+ROPE_FN Raw<BYTES> load(const char* address) {
+    return *reinterpret_cast<const Raw<BYTES>*>(address);
+}
+template <int BYTES>
+ROPE_FN void store(char* address, const Raw<BYTES>& raw) {
+    *reinterpret_cast<Raw<BYTES>*>(address) = raw;
+}
+
+// How soon L2 lets go of a line: src/kernel/retention.rs has what is asked for, and why. It is the upper
+// word of an access property, as CUDA's own `cuda::access_property` makes it on the host; the lower
+// one is zero in all that are asked for.
+using Retention = uint32_t;
+
+// Machine code for sm_80 and sm_89 is made of the PTX of sm_75, which knows no policies.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+struct Policy {
+    uint64_t bits;
+
+    explicit ROPE_FN Policy(Retention retention) {
+        const uint64_t property = static_cast<uint64_t>(retention) << 32;
+        asm("createpolicy.cvt.L2.b64 %0, %1;" : "=l"(bits) : "l"(property));
+    }
+};
+
+// Volatile, so that they stay behind `wait_for_upstream`.
+template <int BYTES>
+ROPE_FN Raw<BYTES> load(const char* address, Policy policy) {
+    Raw<BYTES> raw;
+    auto& w = raw.word;
+#define ROPE_LOAD(type, values, ...)                                    \
+    asm volatile("ld.global.L2::cache_hint." type " " values ";"        \
+                 : __VA_ARGS__                                          \
+                 : "l"(address), "l"(policy.bits))
+    if constexpr (BYTES == 2) {
+        ROPE_LOAD("u16", "%0, [%1], %2", "=h"(w[0]));
+    } else if constexpr (BYTES == 4) {
+        ROPE_LOAD("u32", "%0, [%1], %2", "=r"(w[0]));
+    } else if constexpr (BYTES == 8) {
+        ROPE_LOAD("v2.u32", "{%0, %1}, [%2], %3", "=r"(w[0]), "=r"(w[1]));
+    } else {
+        ROPE_LOAD("v4.u32", "{%0, %1, %2, %3}, [%4], %5", "=r"(w[0]), "=r"(w[1]), "=r"(w[2]),
+                  "=r"(w[3]));
+    }
+#undef ROPE_LOAD
+    return raw;
+}
+template <int BYTES>
+ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy policy) {
+    const auto& w = raw.word;
+#define ROPE_STORE(type, values, ...)                                       \
+    asm volatile("st.global.L2::cache_hint." type " [%0], " values ", %1;"  \
+                 :                                                          \
+                 : "l"(address), "l"(policy.bits), __VA_ARGS__              \
+                 : "memory")
+    if constexpr (BYTES == 2) {
+        ROPE_STORE("u16", "%2", "h"(w[0]));
+    } else if constexpr (BYTES == 4) {
+        ROPE_STORE("u32", "%2", "r"(w[0]));
+    } else if constexpr (BYTES == 8) {
+        ROPE_STORE("v2.u32", "{%2, %3}", "r"(w[0]), "r"(w[1]));
+    } else {
+        ROPE_STORE("v4.u32", "{%2, %3, %4, %5}", "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]));
+    }
+#undef ROPE_STORE
+}
+
+#else
+
+struct Policy {
+    explicit ROPE_FN Policy(Retention) {}
+};
+template <int BYTES>
+ROPE_FN Raw<BYTES> load(const char* address, Policy) {
+    return load<BYTES>(address);
+}
+template <int BYTES>
+ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy) {
+    store<BYTES>(address, raw);
+}
+
+#endif
+
+}  // namespace rope
