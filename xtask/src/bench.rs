@@ -1,7 +1,9 @@
 //! The GPU benches, and their rows as a table of ratios.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -63,11 +65,15 @@ struct Row {
     bytes: u64,
 }
 
+/// The rows of a file of measurements, whatever was measured.
+pub fn read(path: &Path) -> Result<Vec<Value>> {
+    let failed = |error: &dyn Display| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+    serde_json::from_str(&text).map_err(|error| failed(&error))
+}
+
 fn rows(path: &str) -> Result<Vec<Row>> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    let rows: Vec<Value> =
-        serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
-    let read = |row: &Value| {
+    let parse = |row: &Value| {
         let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
         let number = |key: &str| row[key].as_u64().unwrap_or(0);
         // The compiled flow that makes cos and sin too stands beside the one that is given them.
@@ -94,7 +100,7 @@ fn rows(path: &str) -> Result<Vec<Row>> {
         let key = Key { case, tokens: number("tokens"), cache: text("cache"), implementation };
         Ok(Row { key, us, bytes: number("bytes") })
     };
-    rows.iter().map(read).collect()
+    read(Path::new(path))?.iter().map(parse).collect()
 }
 
 /// Prints a bench file's rows, one line a case: ours, the limit, and how the others compare.
@@ -142,6 +148,9 @@ pub fn compare(before: &str, after: &str) -> Result<()> {
             .entry((cache, implementation))
             .or_default()
             .push((percent, format!("{case}, {tokens}")));
+    }
+    if apart.is_empty() {
+        return Err(format!("{before} and {after} have no row in common"));
     }
     println!("{:<10}{:<24}{:>5}{:>10}{:>9}", "cache", "implementation", "rows", "median", "most");
     for ((cache, implementation), mut rows) in apart {

@@ -8,7 +8,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use serde_json::Value;
 
-use crate::{Result, run};
+use crate::{Result, bench, run};
 
 /// A curve: its name in the rows and in the legend, and its colour.
 type Curve = (&'static str, &'static str, RGBColor);
@@ -43,13 +43,8 @@ pub fn figures() -> Result<()> {
     let results = root.join("benches/results");
     let docs = root.join("docs");
     fs::create_dir_all(&docs).map_err(|error| format!("{}: {error}", docs.display()))?;
-    speed(&rows(&results.join("h100.json"))?, &docs.join("bandwidth.svg"))?;
-    errors(&rows(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))
-}
-
-fn rows(path: &Path) -> Result<Vec<Value>> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    speed(&bench::read(&results.join("h100.json"))?, &docs.join("bandwidth.svg"))?;
+    errors(&bench::read(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))
 }
 
 /// Points of each curve, by its name, of the rows that `point` has one for.
