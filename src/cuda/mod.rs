@@ -29,7 +29,7 @@
 //!
 //! On devices of compute capability 9.0 and newer a rotation in place asks L2 to keep what it reads until
 //! it is written. Afterwards those lines are ordinary ones, whatever an access policy window had asked
-//! for them before; of more than half of L2, every other one is among the first to go.
+//! for them before; of whole heads that are more than half of L2, one half is among the first to go.
 
 mod buffers;
 mod kernels;
