@@ -33,7 +33,7 @@ fn ours<T: Element>(criterion: &mut Criterion, one: T) {
             bencher.iter(|| {
                 let q = cpu::Heads::in_place(&mut q, layout);
                 let k = cpu::Heads::in_place(&mut k, layout);
-                rope.rotate(q, Some(k), Positions::from(0)).expect("a valid call");
+                rope.rotate(Some(q), Some(k), Positions::consecutive(0)).expect("a valid call");
             });
         });
     }

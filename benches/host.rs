@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use condensed_rope::cuda::cudarc::driver::{DevicePtrMut, result};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
-use condensed_rope::cuda::{self, Heads, Overlap, RawHeads, RawIds, Rope};
-use condensed_rope::kernel::{Device, Launch, Sets, Spec};
-use condensed_rope::{Direction, Dtype, Frequencies, Layout, Pairing, Positions};
+use condensed_rope::cuda::{self, Heads, Kernels, Pdl, Rope};
+use condensed_rope::plan::{Call, DeviceProps, Planner};
+use condensed_rope::{
+    Dtype, Frequencies, IndexType, Layout, Pairing, Positions, RawIds, RawOperand, RopeSpec,
+};
 use criterion::Criterion;
 use half::bf16;
 
@@ -67,33 +69,29 @@ fn frequencies() -> Frequencies {
 fn calls() -> Result<(), Box<dyn Error>> {
     let context = cuda::context(0)?;
     let stream = context.default_stream();
-    let rope = Rope::new(&context, &frequencies(), Pairing::HalfSplit)?;
+    let rope = Rope::new(&Kernels::load(&context)?, &frequencies(), Pairing::HalfSplit)?;
     let [q_layout, k_layout] = [32, 8].map(|heads| Layout::thd(1, heads, 128));
     let mut q = stream.alloc_zeros::<bf16>(32 * 128)?;
     let mut k = stream.alloc_zeros::<bf16>(8 * 128)?;
     let mut ids = stream.clone_htod(&[12_345i64])?;
-    let sets = Sets::one(&frequencies());
-    let mut steps = stream.clone_htod(&sets.words)?;
+    let host_words = frequencies().phase_words();
+    let mut words = stream.clone_htod(host_words.words())?;
     stream.synchronize()?;
 
     let address = |(address, _guard): (u64, _)| address;
-    let raw_q = RawHeads::in_place(Dtype::BF16, address(q.device_ptr_mut(&stream)), q_layout);
-    let raw_k = RawHeads::in_place(Dtype::BF16, address(k.device_ptr_mut(&stream)), k_layout);
+    let operand = |address, layout| Some(RawOperand::in_place(Dtype::BF16, address, layout));
+    let raw_q = operand(address(q.device_ptr_mut(&stream)), q_layout);
+    let raw_k = operand(address(k.device_ptr_mut(&stream)), k_layout);
     let (on_ids, _) = ids.device_ptr_mut(&stream);
-    let raw_ids = Positions::ids(RawIds { address: on_ids, len: 1, wide: true });
-    let spec = Spec {
-        steps: steps.device_ptr_mut(&stream).0,
-        sets: sets.shape,
-        pairing: Pairing::HalfSplit,
-        direction: Direction::Forward,
-        factor: sets.factor,
-        device: Device::H100,
-        overlap: Overlap::None,
-    };
-    let mut launch = Launch::rotation(&spec, &raw_q, Some(&raw_k), &raw_ids)?.expect("work");
+    let positions = Positions::ids(RawIds::new(IndexType::I64, on_ids, 1));
+    let spec = RopeSpec::of(&host_words, Pairing::HalfSplit);
+    let (words, device) = (words.device_ptr_mut(&stream).0, DeviceProps::H100);
+    let planner = Planner { words, spec, device, pdl: Pdl::Off };
+    let call = Call { q: raw_q, k: raw_k, positions }.check(&spec)?;
+    let mut launch = planner.rotation(&call).expect("work");
     let module = context.load_module(Ptx::from_binary(CODE.to_vec()))?;
     let function = module.load_function(&launch.name())?;
-    let (grid, block) = (launch.geometry.grid, launch.geometry.block);
+    let (grid, block) = (launch.tiling.grid, launch.tiling.block);
 
     let mut criterion = Criterion::default().without_plots().configure_from_args();
     let mut measure = |name: &str, call: &mut dyn FnMut()| {
@@ -124,7 +122,7 @@ fn calls() -> Result<(), Box<dyn Error>> {
         (samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN), allocations)
     };
     let bare = measure("cuLaunchKernel", &mut || {
-        let mut arguments = [(&raw mut launch.request).cast::<c_void>()];
+        let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
         let (stream, function) = (stream.cu_stream(), function.cu_function());
         // SAFETY: the request names the buffers above, which outlive it.
         unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) }
@@ -132,12 +130,12 @@ fn calls() -> Result<(), Box<dyn Error>> {
     });
     let raw = measure("rotate_raw", &mut || {
         // SAFETY: the buffers outlive the launches, and all of them are on one stream.
-        unsafe { rope.rotate_raw(stream.cu_stream(), raw_q, Some(raw_k), raw_ids) }
+        unsafe { rope.rotate_raw(stream.cu_stream().cast(), raw_q, raw_k, positions) }
             .expect("a valid call");
     });
     let safe = measure("rotate", &mut || {
         let (q, k) = (Heads::in_place(&mut q, q_layout), Heads::in_place(&mut k, k_layout));
-        rope.rotate(&stream, q, Some(k), Positions::ids(&ids)).expect("a valid call");
+        rope.rotate(&stream, Some(q), Some(k), Positions::ids(&ids)).expect("a valid call");
     });
     println!("{:16}{:>10}{:>10}{:>22}", "host", "ns", "ratio", "allocations of 200");
     for (name, (ns, allocations)) in
@@ -165,8 +163,8 @@ fn load() -> Result<(), Box<dyn Error>> {
     let context = cuda::context(0)?;
     context.default_stream().synchronize()?;
     let start = Instant::now();
-    let rope = Rope::new(&context, &frequencies(), Pairing::HalfSplit)?;
+    let kernels = Kernels::load(&context)?;
     println!("{:.3}", start.elapsed().as_secs_f64() * 1e3);
-    drop(rope);
+    drop(kernels);
     Ok(())
 }

@@ -3,12 +3,13 @@
 #include <cuda_bf16.h>
 
 #include "../kernels/memory.cuh"
+#include "../kernels/pdl.cuh"
 
 // Vectors to move, and what L2 is asked to do with them.
 struct Work {
     char* data;
     uint64_t vectors;
-    rope::Retention reading, writing;
+    rope::L2Hint load_hint, store_hint;
 };
 
 // Memory as it is, and as L2 is asked to keep it: asking costs a few instructions.
@@ -23,7 +24,7 @@ template <int BYTES>
 struct Kept {
     using Raw = rope::Raw<BYTES>;
     const rope::Policy reading, writing;
-    explicit ROPE_FN Kept(const Work& work) : reading(work.reading), writing(work.writing) {}
+    explicit ROPE_FN Kept(const Work& work) : reading(work.load_hint), writing(work.store_hint) {}
     ROPE_FN Raw load(const char* address) const { return rope::load<BYTES>(address, reading); }
     ROPE_FN void store(char* address, const Raw& raw) const {
         rope::store<BYTES>(address, raw, writing);
@@ -91,7 +92,12 @@ FAMILIES(8)
 // may start early.
 BOUNDED write_backwards(const Work work) {
     const auto place = [](uint64_t i) { return i; };
-    rope::let_downstream_launch();
+    rope::launch_dependent_grids();
+    copy<Plain, 16, 4, 1, true>(gridDim.x - 1 - blockIdx.x, work, place);
+}
+// And one that does not let it.
+BOUNDED write_backwards_closed(const Work work) {
+    const auto place = [](uint64_t i) { return i; };
     copy<Plain, 16, 4, 1, true>(gridDim.x - 1 - blockIdx.x, work, place);
 }
 

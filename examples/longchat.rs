@@ -75,8 +75,8 @@ fn on_cpu(frequencies: &Frequencies, q: &[bf16], k: &[bf16]) -> Result<Run, Box<
     let rope = cpu::Rope::new(frequencies, Pairing::HalfSplit);
     let layout = layout(q.len());
     let rotate = |q: &mut [bf16], k: &mut [bf16]| {
-        let heads = cpu::Heads::in_place(q, layout);
-        rope.rotate(heads, Some(cpu::Heads::in_place(k, layout)), Positions::from(0))
+        let (q, k) = (cpu::Heads::in_place(q, layout), cpu::Heads::in_place(k, layout));
+        rope.rotate(Some(q), Some(k), Positions::consecutive(0))
     };
     let (mut out_q, mut out_k) = (q.to_vec(), k.to_vec());
     let mut seconds = Vec::new();
@@ -104,7 +104,7 @@ fn on_gpu(
     q: &[bf16],
     k: &[bf16],
 ) -> Result<Option<Run>, Box<dyn Error>> {
-    use condensed_rope::cuda::{self, Heads};
+    use condensed_rope::cuda::{self, Heads, Kernels};
     use cuda::cudarc::driver::CudaSlice;
     use cuda::cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 
@@ -117,12 +117,12 @@ fn on_gpu(
         }
     };
     let stream = context.default_stream();
-    let rope = cuda::Rope::new(&context, frequencies, Pairing::HalfSplit)?;
+    let rope = cuda::Rope::new(&Kernels::load(&context)?, frequencies, Pairing::HalfSplit)?;
     let (mut on_q, mut on_k) = (stream.clone_htod(q)?, stream.clone_htod(k)?);
     let layout = layout(q.len());
     let rotate = |rope: &cuda::Rope, q: &mut CudaSlice<bf16>, k: &mut CudaSlice<bf16>| {
         let (q, k) = (Heads::in_place(q, layout), Heads::in_place(k, layout));
-        rope.rotate(&stream, q, Some(k), Positions::from(0))
+        rope.rotate(&stream, Some(q), Some(k), Positions::consecutive(0))
     };
     // The first call is the one that is checked; the others are timed, there and back.
     rotate(&rope, &mut on_q, &mut on_k)?;

@@ -1,4 +1,4 @@
-// Writes the cos/sin table itself: one thread's work.
+// Writes the cos/sin table: one thread's work.
 //
 //   cos[row][channel], sin[row][channel] for rows of consecutive positions from a start
 //
@@ -9,31 +9,33 @@
 //   grid    x: tiles of rows
 #pragma once
 
-#include "rotate.cuh"
+#include "params/cos_sin.cuh"
+#include "pdl.cuh"
+#include "stage/angles.cuh"
+#include "vec.cuh"
 
 namespace rope {
 
-// The first tensor is cos and the second sin, each [tokens, 1 head]; nothing is read.
 template <class Element, bool JOINED, int BYTES>
-ROPE_FN void cos_sin_thread(const Request& request, const Thread& at) {
+ROPE_FN void cos_sin_thread(const CosSinParams& params, const Thread& at) {
     using Group = Pairs<Element, JOINED, BYTES>;
 
-    const uint32_t t = at.block_x * request.lanes + at.z;
-    if (t >= request.tokens) return;
+    const uint32_t row = at.block_x * params.rows_per_block + at.z;
+    if (row >= params.rows) return;
     const uint32_t pair = at.x * Group::PAIRS;
     Angles<Group::PAIRS> angles;
-    angles.load_steps(request.steps, pair);
-    angles.move_to(request.positions.position(request.starts, t, 0, t));
-    angles.turn(request.cos_factor, request.sin_factor);
+    angles.load_steps(params.steps, pair);
+    angles.multiply(static_cast<uint64_t>(params.start) + row);
+    angles.sin_cos(params.cos_factor, params.sin_factor);
 
-    const uint32_t lane = pair * request.pair_stride;
-    const auto put = [&](const Rows& table, const float (&values)[Group::PAIRS]) {
+    const uint64_t offset = row * params.row_stride + pair * params.pair_stride;
+    const auto put = [&](char* table, const float (&values)[Group::PAIRS]) {
         Group group = {};
         group.map([&](int j, float& x, float& y) { x = y = values[j]; });
-        group.store(table.first + (t * table.token + lane), request.partner);
+        group.store(table + offset, params.partner);
     };
-    put(request.dst[0], angles.cos);
-    put(request.dst[1], angles.sin);
+    put(params.cos, angles.cos);
+    put(params.sin, angles.sin);
 }
 
 }  // namespace rope

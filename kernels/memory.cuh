@@ -1,7 +1,7 @@
-// Memory as it moves, and how soon L2 lets go of it.
+// Vector loads and stores of 2 to 16 bytes, with an L2 eviction hint.
 #pragma once
 
-#include "platform.cuh"
+#include "arith.cuh"
 
 namespace rope {
 
@@ -24,10 +24,9 @@ ROPE_FN void store(char* address, const Raw<BYTES>& raw) {
     *reinterpret_cast<Raw<BYTES>*>(address) = raw;
 }
 
-// How soon L2 lets go of a line: src/kernel/retention.rs has what is asked for, and why. It is the upper
-// word of an access property, as CUDA's own `cuda::access_property` makes it on the host; the lower
-// one is zero in all that are asked for.
-using Retention = uint32_t;
+// The upper word of an access property, as CUDA's own `cuda::access_property` encodes it on the host; the
+// lower word is zero in all that are used. src/plan/l2_hint.rs has them, and why.
+using L2Hint = uint32_t;
 
 // Machine code for sm_80 and sm_89 is made of the PTX of sm_75, which knows no policies.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -35,13 +34,13 @@ using Retention = uint32_t;
 struct Policy {
     uint64_t bits;
 
-    explicit ROPE_FN Policy(Retention retention) {
-        const uint64_t property = static_cast<uint64_t>(retention) << 32;
+    explicit ROPE_FN Policy(L2Hint hint) {
+        const uint64_t property = static_cast<uint64_t>(hint) << 32;
         asm("createpolicy.cvt.L2.b64 %0, %1;" : "=l"(bits) : "l"(property));
     }
 };
 
-// Volatile, so that they stay behind `wait_for_upstream`.
+// Volatile, so that they stay behind `wait_on_dependent_grids`.
 template <int BYTES>
 ROPE_FN Raw<BYTES> load(const char* address, Policy policy) {
     Raw<BYTES> raw;
@@ -86,7 +85,7 @@ ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy policy) {
 #else
 
 struct Policy {
-    explicit ROPE_FN Policy(Retention) {}
+    explicit ROPE_FN Policy(L2Hint) {}
 };
 template <int BYTES>
 ROPE_FN Raw<BYTES> load(const char* address, Policy) {

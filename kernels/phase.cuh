@@ -6,7 +6,7 @@
 // where two short polynomials in f32 are good to 7e-8 at any position.
 #pragma once
 
-#include "platform.cuh"
+#include "arith.cuh"
 
 namespace rope {
 

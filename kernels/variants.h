@@ -23,16 +23,16 @@
     VARIANT(bf16, BF16, joined, true, 8, __VA_ARGS__)  \
     VARIANT(bf16, BF16, joined, true, 4, __VA_ARGS__)
 
-// And every entry of a rotation: ENTRY(name, Q, K, MANY), whose thread takes Q heads of q together
+// And every entry of a rotation: ENTRY(name, Q, K, GENERAL), whose thread takes Q heads of q together
 // with K heads of k, or, where K is 0, Q heads of either.
-#define ROPE_ENTRIES(ENTRY)            \
-    ENTRY(rotate_1_0, 1, 0, false)     \
-    ENTRY(rotate_2_0, 2, 0, false)     \
-    ENTRY(rotate_4_0, 4, 0, false)     \
-    ENTRY(rotate_4_1, 4, 1, false)     \
-    ENTRY(rotate_2_1, 2, 1, false)     \
-    ENTRY(rotate_many_2_0, 2, 0, true) \
-    ENTRY(rotate_many_2_1, 2, 1, true)
+#define ROPE_ENTRIES(ENTRY)               \
+    ENTRY(rotate_1_0, 1, 0, false)        \
+    ENTRY(rotate_2_0, 2, 0, false)        \
+    ENTRY(rotate_4_0, 4, 0, false)        \
+    ENTRY(rotate_4_1, 4, 1, false)        \
+    ENTRY(rotate_2_1, 2, 1, false)        \
+    ENTRY(rotate_general_2_0, 2, 0, true) \
+    ENTRY(rotate_general_2_1, 2, 1, true)
 
 // The kernels, each entry in all variants, are named <entry>_<element>_<order>_<bytes>; the table's
 // entry is cos_sin.

@@ -3,10 +3,11 @@
 use std::alloc::{GlobalAlloc, Layout as Block, System};
 use std::cell::Cell;
 
-use condensed_rope::kernel::{
-    Device, Launch, Overlap, RawHeads, RawIds, SetShape, Spec, check_raw,
+use condensed_rope::plan::{Call, DeviceProps, Pdl, Planner};
+use condensed_rope::{
+    Dtype, Dynamic, FrequencySchedule, IndexType, Layout, LongRope, Pairing, Positions, RawIds,
+    RawOperand, RopeScaling, RopeSpec,
 };
-use condensed_rope::{Direction, Dtype, Layout, LongRope, Pairing, Positions, Scaled, Scaling};
 
 struct Counting;
 
@@ -44,24 +45,18 @@ fn the_counter_counts() {
 
 #[test]
 fn checks_and_launches_allocate_nothing() {
-    let spec = Spec {
-        steps: 1 << 20,
-        sets: SetShape { rotary_dim: 128, count: 1, stride: 66 },
-        pairing: Pairing::HalfSplit,
-        direction: Direction::Forward,
-        factor: 1.0,
-        device: Device::H100,
-        overlap: Overlap::None,
-    };
+    let spec = RopeSpec::new(128, Pairing::HalfSplit).expect("valid");
+    let (words, device, pdl) = (1 << 20, DeviceProps::H100, Pdl::Off);
+    let planner = Planner { words, spec, device, pdl };
     let strides = [0, 48 * 128, 128];
     let q = Layout::thd(7, 32, 128).with_strides(strides);
     let k = Layout::thd(7, 8, 128).with_strides(strides).at(32 * 128);
-    let [q, k] = [q, k].map(|layout| RawHeads::in_place(Dtype::BF16, 1 << 30, layout));
-    let ids = Positions::ids(RawIds { address: 1 << 25, len: 7, wide: true });
+    let [q, k] = [q, k].map(|layout| Some(RawOperand::in_place(Dtype::BF16, 1 << 30, layout)));
+    let positions = Positions::ids(RawIds::new(IndexType::I64, 1 << 25, 7));
     let mut launch = None;
     let counted = allocations(|| {
-        check_raw(&q, Some(&k), &ids, 128).expect("packed views are disjoint");
-        launch = Launch::rotation(&spec, &q, Some(&k), &ids).expect("a valid call");
+        let call = Call { q, k, positions }.check(&spec).expect("packed views are disjoint");
+        launch = planner.rotation(&call);
     });
     assert!(launch.is_some());
     assert_eq!(counted, 0);
@@ -69,24 +64,19 @@ fn checks_and_launches_allocate_nothing() {
 
 #[test]
 fn another_length_allocates_nothing() {
-    let dynamic = Scaling::Dynamic { factor: 4.0, max_position_embeddings: 2048 };
-    let longrope = Scaling::LongRope(LongRope {
-        short_factor: vec![1.0; 64],
-        long_factor: vec![4.0; 64],
-        original_max_position_embeddings: 4096,
-        attention_factor: 1.19,
-    });
+    let dynamic = RopeScaling::Dynamic(Dynamic::new(4.0, 2048));
+    let longrope = RopeScaling::LongRope(LongRope::new(vec![1.0; 64], vec![4.0; 64], 4096));
     for scaling in [dynamic, longrope] {
-        let mut scaled = Scaled::new(128, 10_000.0, scaling).expect("valid");
+        let mut schedule = FrequencySchedule::new(128, 10_000.0, scaling).expect("valid");
         let mut changes = [false; 4];
         let counted = allocations(|| {
-            changes = [5000, 5000, 9000, 100].map(|length| scaled.set_length(length));
+            changes = [5000, 5000, 9000, 100].map(|length| schedule.set_length(length));
         });
         assert_eq!(counted, 0);
         // Every longer length is another one to dynamic scaling, and all are one to LongRoPE.
         assert_eq!(
             changes,
-            [true, false, matches!(scaled.scaling(), Scaling::Dynamic { .. }), true]
+            [true, false, matches!(schedule.scaling(), RopeScaling::Dynamic(_)), true]
         );
     }
 }

@@ -124,7 +124,7 @@ fn rotations_are_llamas_as<T: Stored>(i: usize, case: &Value) {
     let layouts = heads.map(|heads| Layout::bhsd(batch, heads, seq, dim));
     cpu::Rope::new(&frequencies, Pairing::HalfSplit)
         .rotate(
-            cpu::Heads::in_place(&mut q, layouts[0]),
+            Some(cpu::Heads::in_place(&mut q, layouts[0])),
             Some(cpu::Heads::in_place(&mut k, layouts[1])),
             Positions::ids(&ids),
         )

@@ -1,10 +1,13 @@
 //! Released models' `config.json`: what it is read as, held to transformers' own frequencies and
 //! rotations and to mpmath's, and every model's rotation on the CPU backend.
 
-use condensed_rope::hf::ConfigError;
-use condensed_rope::{Dtype, Error, Frequencies, Layout, Pairing, Positions, Scaled, Scaling, cpu};
+use condensed_rope::hf::{Config, ConfigError};
+use condensed_rope::{
+    Dtype, Error, Frequencies, FrequencySchedule, Layout, Ntk, Pairing, Positions, RopeScaling, cpu,
+};
+use testkit::conformance::models;
 use testkit::golden::{MODELS, number, size};
-use testkit::{models, tolerance};
+use testkit::tolerance;
 
 mod on_cpu {
     testkit::models!([] testkit::Cpu);
@@ -20,13 +23,13 @@ fn frequencies_are_transformers_own() {
         // gpt-oss has layer types, but one rope for all.
         let layer = config.layer(layer_type).expect("a layer of that type");
         assert_eq!(layer.rotary_dim, size(case, "dim"), "{name}");
-        assert_eq!(layer.scaled.base(), number(case, "rope_theta"), "{name}");
-        let attention = f64::from(layer.scaled.frequencies().factor());
+        assert_eq!(layer.schedule.base(), number(case, "rope_theta"), "{name}");
+        let attention = f64::from(layer.schedule.frequencies().factor());
         let theirs = number(case, "attention_factor");
         let rounding = theirs * tolerance::unit_roundoff(Dtype::F32);
         assert!((attention - theirs).abs() <= rounding, "{name}: {attention} is not {theirs}");
 
-        let mut scaled = layer.scaled.clone();
+        let mut scaled = layer.schedule.clone();
         for length in case["lengths"].as_array().expect("lengths") {
             let length = length.as_u64().expect("a length") as usize;
             scaled.set_length(length);
@@ -44,10 +47,10 @@ fn frequencies_are_transformers_own() {
             if !MODELS.has(i, &key) {
                 continue; // GPT-J has no module that keeps them
             }
-            let roundings = roundings(layer.scaled.base());
+            let roundings = roundings(layer.schedule.base());
             // YaRN's and Llama 3's blends weigh by differences, of numbers up to the fast end.
-            let blended = matches!(scaled.scaling(), Scaling::Yarn(_) | Scaling::Llama3 { .. });
-            let plain = Frequencies::new(layer.rotary_dim, layer.scaled.base()).expect("valid");
+            let blended = matches!(scaled.scaling(), RopeScaling::Yarn(_) | RopeScaling::Llama3(_));
+            let plain = Frequencies::new(layer.rotary_dim, layer.schedule.base()).expect("valid");
             for ((theirs, ours), plain) in
                 MODELS.f32s(i, &key).iter().zip(&ours).zip(plain.inv_freq())
             {
@@ -71,11 +74,11 @@ fn rotations_are_transformers_own() {
         let pairing = layer.pairing.expect("models of the table fix it");
         let mut q = given.clone();
         let layout = Layout::bhsd(1, 2, ids.len(), dim);
-        let frequencies = layer.scaled.frequencies();
+        let frequencies = layer.schedule.frequencies();
         cpu::Rope::new(frequencies, pairing)
-            .rotate(cpu::Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+            .rotate(Some(cpu::Heads::in_place(&mut q, layout)), None, Positions::ids(&ids))
             .expect("a valid call");
-        close(name, &layer.scaled, pairing, &given, &q, &MODELS.f32s(i, "q_out"), |row| {
+        close(name, &layer.schedule, pairing, &given, &q, &MODELS.f32s(i, "q_out"), |row| {
             ids[row % ids.len()]
         });
     }
@@ -92,12 +95,16 @@ fn three_axes_are_transformers_own() {
         let mut q = given.clone();
         let tokens = ids.len() / 3;
         let positions = Positions::axes(&ids, layer.sections.expect("sections"));
-        cpu::Rope::new(layer.scaled.frequencies(), Pairing::HalfSplit)
-            .rotate(cpu::Heads::in_place(&mut q, Layout::bhsd(1, 2, tokens, 128)), None, positions)
+        cpu::Rope::new(layer.schedule.frequencies(), Pairing::HalfSplit)
+            .rotate(
+                Some(cpu::Heads::in_place(&mut q, Layout::bhsd(1, 2, tokens, 128))),
+                None,
+                positions,
+            )
             .expect("a valid call");
         let theirs = MODELS.named_f32s(&format!("{name}.mrope.q_out"));
         let largest = *ids.iter().max().expect("ids");
-        close(name, &layer.scaled, Pairing::HalfSplit, &given, &q, &theirs, |_| largest);
+        close(name, &layer.schedule, Pairing::HalfSplit, &given, &q, &theirs, |_| largest);
     }
 }
 
@@ -110,7 +117,7 @@ fn roundings(base: f64) -> f64 {
 /// Rows of q, each turned to a position (or one nearer to zero), ours and theirs.
 fn close(
     name: &str,
-    scaled: &Scaled,
+    scaled: &FrequencySchedule,
     pairing: Pairing,
     given: &[f32],
     ours: &[f32],
@@ -126,6 +133,7 @@ fn close(
         let (pair, partner) = match pairing {
             Pairing::HalfSplit => (channel % pairs, (channel + pairs) % dim),
             Pairing::Interleaved => (channel / 2, channel ^ 1),
+            other => panic!("a pairing that the tests do not know: {other:?}"),
         };
         let size = f64::from(given[at].abs() + given[row * dim + partner].abs()) * factor;
         // And the angle is rounded.
@@ -143,7 +151,8 @@ fn close(
 /// The values that the papers and configs are known by.
 #[test]
 fn worked_values() {
-    let attention = |name| f64::from(models::config(name).layers[0].scaled.frequencies().factor());
+    let attention =
+        |name| f64::from(models::config(name).layers[0].schedule.frequencies().factor());
     for (name, expected) in
         [("phi_3_5_mini", 1.1902), ("gpt_oss_120b", 1.3466), ("qwen2_5_7b", 1.1386)]
     {
@@ -153,10 +162,10 @@ fn worked_values() {
     let layer = &deepseek.layers[0];
     assert_eq!((layer.head_dim, layer.rotary_offset, layer.rotary_dim), (192, 128, 64));
     assert_eq!(layer.pairing, Some(Pairing::Interleaved));
-    assert_eq!(layer.scaled.frequencies().factor(), 1.0);
+    assert_eq!(layer.schedule.frequencies().factor(), 1.0);
     let plain = Frequencies::new(64, 10_000.0).expect("valid");
     // The ramp runs from pair 10 to pair 23.
-    let scaled: Vec<f64> = layer.scaled.frequencies().inv_freq().collect();
+    let scaled: Vec<f64> = layer.schedule.frequencies().inv_freq().collect();
     for (j, plain) in plain.inv_freq().enumerate() {
         let ratio = plain / scaled[j];
         let fine = match j {
@@ -176,16 +185,17 @@ fn worked_values() {
 fn ratios_go_on_top_where_that_makes_sense() {
     let plain = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}"#;
     let condensed =
-        Frequencies::from_hf_config(plain).and_then(|config| config.condensed(8.0)).expect("valid");
+        Config::from_json(plain).and_then(|config| config.condensed(8.0)).expect("valid");
     let expected = Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
-    assert_eq!(condensed.layers[0].scaled.frequencies(), &expected);
+    assert_eq!(condensed.layers[0].schedule.frequencies(), &expected);
     for name in ["longchat_7b_16k", "qwen3_8b", "phi_4_mini", "kind_dynamic", "gemma_3_12b"] {
         let error = models::config(name).condensed(8.0).expect_err(name);
         let twice = matches!(&error, ConfigError::Rope { error: Error::NotCondensable { .. }, .. });
         assert!(twice, "{name}: {error}");
     }
     let llama = models::config("llama_3_1_8b").condensed(2.0).expect("valid");
-    let (twice, once) = (&llama.layers[0].scaled, &models::config("llama_3_1_8b").layers[0].scaled);
+    let (twice, once) =
+        (&llama.layers[0].schedule, &models::config("llama_3_1_8b").layers[0].schedule);
     for (twice, once) in twice.frequencies().inv_freq().zip(once.frequencies().inv_freq()) {
         assert_eq!(2.0 * twice, once);
     }
@@ -194,7 +204,8 @@ fn ratios_go_on_top_where_that_makes_sense() {
 /// A condensed scaling stays condensed when the length changes it, and NTK spares the fastest pair.
 #[test]
 fn ntk_stretches_the_base() {
-    let scaled = Scaled::new(128, 10_000.0, Scaling::Ntk { factor: 4.0 }).expect("valid");
+    let scaled =
+        FrequencySchedule::new(128, 10_000.0, RopeScaling::Ntk(Ntk::new(4.0))).expect("valid");
     let plain = Frequencies::new(128, 10_000.0).expect("valid");
     let ratios: Vec<f64> =
         plain.inv_freq().zip(scaled.frequencies().inv_freq()).map(|(a, b)| a / b).collect();
@@ -202,6 +213,76 @@ fn ntk_stretches_the_base() {
     assert!((ratios[63] - 4.0).abs() < 1e-12, "{}", ratios[63]);
     let condensed = scaled.condensed(2.0).expect("NTK may be condensed");
     assert_eq!((condensed.ratio(), condensed.frequencies().inv_freq().next()), (2.0, Some(0.5)));
+}
+
+/// Like parameters take unlike values, and every default is a model's own.
+#[test]
+fn keys_are_not_mixed_up() {
+    let base = r#""hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 4096"#;
+    let read = |rest: &str| Config::from_json(&format!("{{{base}, {rest}}}")).expect("valid");
+    // mscale over mscale_all_dim, not the other way round.
+    let yarn = |mscale, all_dim| {
+        let config = read(&format!(
+            r#""model_type": "llama", "rope_scaling": {{"rope_type": "yarn", "factor": 40.0,
+            "original_max_position_embeddings": 4096, "mscale": {mscale}, "mscale_all_dim": {all_dim}}}"#
+        ));
+        f64::from(config.layers[0].schedule.frequencies().factor())
+    };
+    let scale = |mscale: f64| 0.1 * mscale * 40f64.ln() + 1.0;
+    assert!((yarn(1.0, 0.5) - scale(1.0) / scale(0.5)).abs() < 1e-6);
+    assert!((yarn(0.707, 1.0) - scale(0.707) / scale(1.0)).abs() < 1e-6);
+    // A flag overrules the model type, either way.
+    for (flag, pairing) in [(true, Pairing::Interleaved), (false, Pairing::HalfSplit)] {
+        for model in ["llama", "deepseek_v3", "unheard_of"] {
+            let config = read(&format!(r#""model_type": "{model}", "rope_interleave": {flag}"#));
+            assert_eq!(config.layers[0].pairing, Some(pairing), "{model}");
+        }
+    }
+    // Gemma 3's local base, where the config leaves it out.
+    let gemma = read(r#""model_type": "gemma3_text", "head_dim": 16"#);
+    let bases: Vec<f64> = gemma.layers.iter().map(|layer| layer.schedule.base()).collect();
+    assert_eq!(bases, [1_000_000.0, 10_000.0]);
+}
+
+/// A ramp that ends beyond the last pair, one that begins before the first, one of no width: transformers cuts
+/// it at the last channel, and so do we. By the formula in f64.
+#[test]
+fn yarns_ramp_is_cut_where_transformers_cuts_it() {
+    for (base, original) in
+        [(10_000.0, 4096), (100.0, 1 << 20), (1e6, 64), (500.0, 1 << 30), (1.5, 4096), (1e9, 2)]
+    {
+        for dim in [2, 8, 64, 128] {
+            for truncate in [true, false] {
+                let mut yarn = condensed_rope::Yarn::new(8.0, original);
+                yarn.truncate = truncate;
+                let schedule = FrequencySchedule::new(dim, base, RopeScaling::Yarn(yarn));
+                let schedule = schedule.expect("valid");
+                let pair = |beta: f64| {
+                    let turns = original as f64 / (beta * std::f64::consts::TAU);
+                    dim as f64 * turns.ln() / (2.0 * base.ln())
+                };
+                let (mut low, mut high) = (pair(32.0), pair(1.0));
+                if truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                for (j, got) in schedule.frequencies().inv_freq().enumerate() {
+                    let plain = base.powf(-2.0 * j as f64 / dim as f64);
+                    let ramp = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    let exact = plain * (1.0 - ramp) + plain / 8.0 * ramp;
+                    // The ramp of two close ends magnifies their rounding.
+                    let allowed = plain * (1e-12 + 1e-15 / (high - low).abs());
+                    assert!(
+                        (got - exact).abs() <= allowed,
+                        "base {base}, {original}, dim {dim}, pair {j}: {got} is not {exact}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Every message names the key.
@@ -263,7 +344,7 @@ fn bad_configs_are_refused() {
         (llama(r#", "head_dim": 7"#), "rotary_dim"),
         (llama(r#", "head_dim": 100000"#), "rotary_dim"),
     ] {
-        let error = Frequencies::from_hf_config(&config).expect_err(&config).to_string();
+        let error = Config::from_json(&config).expect_err(&config).to_string();
         assert!(error.contains(key), "{config}: {error}");
         assert!(!error.contains('\n'), "one line: {error}");
     }

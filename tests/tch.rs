@@ -15,6 +15,7 @@ fn kind(case: &serde_json::Value) -> Kind {
         condensed_rope::Dtype::F32 => Kind::Float,
         condensed_rope::Dtype::F16 => Kind::Half,
         condensed_rope::Dtype::BF16 => Kind::BFloat16,
+        other => panic!("no kind for {other:?}"),
     }
 }
 
@@ -93,7 +94,7 @@ fn the_cpu_backend_is_nearer_to_the_truth_than_hfs_flow() {
         let exact = values(&truth(&tensor, &on_ids, &inv_freq, pairing));
         cpu::Rope::new(&frequencies, pairing)
             .rotate(
-                cpu::Heads::in_place(&mut x, Layout::bhsd(1, 4, 64, 128)),
+                Some(cpu::Heads::in_place(&mut x, Layout::bhsd(1, 4, 64, 128))),
                 None,
                 Positions::ids(&ids),
             )
@@ -132,61 +133,64 @@ fn fastchats_table_drifts_and_ours_does_not() {
     assert!(ours_off < tolerance::COS_SIN && theirs_off > 10.0 * ours_off);
 }
 
-#[cfg(feature = "cuda")]
+/// The fused rotation, on a device.
 mod fused {
     use super::*;
-    use condensed_rope::tch::{Dims, rotate};
-    use condensed_rope::{Error, cuda};
+    use condensed_rope::tch::rotate;
+    use condensed_rope::{AnyRope, DimOrder, Error};
     use tch::Device;
 
-    const ON_GPU: Device = Device::Cuda(0);
-
-    /// The linker leaves libtorch's CUDA half out of a program that names nothing of it.
-    fn load_cuda() {
-        // SAFETY: loading it registers its operations with libtorch, as when it is linked.
-        let library = unsafe { libloading::Library::new("libtorch_cuda.so") };
-        std::mem::forget(library.expect("a libtorch with CUDA"));
-    }
-
-    fn rope(pairing: Pairing) -> cuda::Rope {
-        load_cuda();
+    pub fn rope(device: Device, pairing: Pairing) -> AnyRope {
         let frequencies =
             Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
-        cuda::Rope::new(&cuda::context(0).expect("a CUDA device"), &frequencies, pairing)
-            .expect("kernels load")
+        match device {
+            Device::Cpu => cpu::Rope::new(&frequencies, pairing).into(),
+            #[cfg(feature = "cuda")]
+            _ => {
+                use condensed_rope::cuda;
+                // The linker leaves libtorch's CUDA half out of a program that names nothing of it.
+                // SAFETY: loading it registers its operations with libtorch, as when it is linked.
+                let library = unsafe { libloading::Library::new("libtorch_cuda.so") };
+                std::mem::forget(library.expect("a libtorch with CUDA"));
+                let context = cuda::context(0).expect("a CUDA device");
+                let kernels = cuda::Kernels::load(&context).expect("kernels load");
+                cuda::Rope::new(&kernels, &frequencies, pairing).expect("room").into()
+            }
+            #[cfg(not(feature = "cuda"))]
+            _ => panic!("built without CUDA"),
+        }
     }
 
-    /// In place, in transformers' order, as a transposed view, after work that tch has queued.
-    #[test]
-    #[ignore = "needs a CUDA GPU that libtorch can use"]
-    fn tensors_rotate_where_they_lie() {
-        load_cuda();
-        let ids = Tensor::arange_start_step(0, 16_384, 129, (Kind::Int64, ON_GPU)); // 128 of them
+    /// In place, in every order of dimensions, as views, after work that tch has queued.
+    pub fn tensors_rotate_where_they_lie(device: Device) {
         let inv_freq: Vec<f64> = Frequencies::new(128, 10_000.0)
             .and_then(|f| f.condensed(8.0))
             .expect("valid")
             .inv_freq()
             .collect();
         for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-            let rope = rope(pairing);
+            let rope = rope(device, pairing);
+            let ids = Tensor::arange_start_step(0, 16_384, 129, (Kind::Int64, device)); // 128 of them
             for (kind, dtype) in [
                 (Kind::Float, condensed_rope::Dtype::F32),
                 (Kind::Half, condensed_rope::Dtype::F16),
                 (Kind::BFloat16, condensed_rope::Dtype::BF16),
             ] {
-                // [batch, seq, heads, dim] memory seen as [batch, heads, seq, dim].
-                let new =
-                    |heads| Tensor::rand([2, 128, heads, 128], (kind, ON_GPU)).transpose(1, 2);
-                for dims in [Dims::Bhsd, Dims::Bshd] {
-                    let (mut q, mut k) = (new(4), new(2));
-                    if dims == Dims::Bshd {
-                        (q, k) = (q.transpose(1, 2), k.transpose(1, 2));
-                    }
+                // [batch, seq, heads, dim] memory, seen in the order that is asked for.
+                let new = |heads| Tensor::rand([2, 128, heads, 128], (kind, device));
+                for order in [DimOrder::Bhsd, DimOrder::Bshd, DimOrder::Sbhd] {
+                    let seen = |x: Tensor| match order {
+                        DimOrder::Bhsd => x.transpose(1, 2),
+                        DimOrder::Sbhd => x.transpose(0, 1),
+                        _ => x,
+                    };
+                    let (mut q, mut k) = (seen(new(4)), seen(new(2)));
                     let before = [q.copy(), k.copy()];
-                    rotate(&rope, dims, &mut q, Some(&mut k), &ids).expect("a valid call");
+                    rotate(&rope, order, Some(&mut q), Some(&mut k), &ids).expect("a valid call");
                     for (before, after) in before.iter().zip([&q, &k]) {
-                        let in_order = |x: &Tensor| match dims {
-                            Dims::Bshd => x.transpose(1, 2),
+                        let in_order = |x: &Tensor| match order {
+                            DimOrder::Bshd => x.transpose(1, 2),
+                            DimOrder::Sbhd => x.transpose(0, 1).transpose(1, 2),
                             _ => x.shallow_clone(),
                         };
                         let both = ids.unsqueeze(0).repeat([2, 1]);
@@ -201,37 +205,130 @@ mod fused {
         }
     }
 
-    #[test]
-    #[ignore = "needs a CUDA GPU that libtorch can use"]
-    fn tensors_that_do_not_fit_are_refused() {
-        let rope = rope(Pairing::HalfSplit);
-        let ids = Tensor::arange(5, (Kind::Int64, ON_GPU));
-        let new = |kind| Tensor::ones([1, 2, 5, 128], (kind, ON_GPU));
+    /// Flat ids, one row for all, an expanded row, rows with gaps: the same as ids one by one.
+    pub fn ids_of_every_shape(device: Device) {
+        let rope = rope(device, Pairing::HalfSplit);
+        let given = Tensor::rand([2, 5, 3, 128], (Kind::Float, device));
+        let rotated = |ids: &Tensor| {
+            let mut q = given.copy();
+            rotate(&rope, DimOrder::Bshd, Some(&mut q), None, ids).expect("a valid call");
+            values(&q)
+        };
+        for kind in [Kind::Int, Kind::Int64] {
+            let row = Tensor::arange_start_step(7, 500, 99, (kind, device)); // 5 of them
+            let both = row.unsqueeze(0).repeat([2, 1]);
+            let expected = rotated(&both);
+            assert_eq!(rotated(&row), expected);
+            assert_eq!(rotated(&row.unsqueeze(0)), expected);
+            assert_eq!(rotated(&row.unsqueeze(0).expand([2, 5], false)), expected);
+            assert_eq!(rotated(&both.flatten(0, -1)), expected);
+            let apart = Tensor::arange(16, (kind, device)).view([2, 8]).narrow(1, 2, 5);
+            assert_eq!(rotated(&apart), rotated(&apart.contiguous()));
+        }
+        // k alone.
+        let (mut q, mut k) = (given.copy(), given.copy());
+        let ids = Tensor::arange(5, (Kind::Int64, device));
+        rotate(&rope, DimOrder::Bshd, Some(&mut q), None, &ids).expect("a valid call");
+        rotate(&rope, DimOrder::Bshd, None, Some(&mut k), &ids).expect("a valid call");
+        assert_eq!(values(&q), values(&k));
+    }
+
+    pub fn tensors_that_do_not_fit_are_refused(device: Device) {
+        let rope = rope(device, Pairing::HalfSplit);
+        let ids = Tensor::arange(5, (Kind::Int64, device));
+        let new = |kind| Tensor::ones([1, 2, 5, 128], (kind, device));
         let mut q = new(Kind::Float);
         let call = |q: &mut Tensor, k: Option<&mut Tensor>, ids: &Tensor| {
-            rotate(&rope, Dims::Bhsd, q, k, ids).expect_err("a bad call")
+            rotate(&rope, DimOrder::Bhsd, Some(q), k, ids).expect_err("a bad call")
         };
-        let error = call(&mut Tensor::ones([2, 5, 128], (Kind::Float, ON_GPU)), None, &ids);
-        assert!(matches!(error, Error::Tensor { tensor: "q", .. }), "{error}");
-        let error = call(&mut Tensor::ones([1, 2, 5, 128], (Kind::Float, Device::Cpu)), None, &ids);
-        assert!(matches!(error, Error::Tensor { tensor: "q", .. }), "{error}");
+        let error = call(&mut Tensor::ones([2, 5, 128], (Kind::Float, device)), None, &ids);
+        assert_eq!(error, Error::Rank { tensor: "q", expected: 4, given: 3 });
+        let elsewhere = |device| matches!(rope, AnyRope::Cpu(_)) != matches!(device, Device::Cpu);
+        if elsewhere(Device::Cpu) {
+            let mut there = Tensor::ones([1, 2, 5, 128], (Kind::Float, Device::Cpu));
+            let error = call(&mut there, None, &ids);
+            assert!(matches!(error, Error::Tensor { tensor: "q", .. }), "{error}");
+        }
         let error = call(&mut new(Kind::Double), None, &ids);
         assert!(matches!(error, Error::Dtype { tensor: "q", .. }), "{error}");
         let error = call(&mut q, Some(&mut new(Kind::Half)), &ids);
         assert!(matches!(error, Error::Dtype { tensor: "k", .. }), "{error}");
         let error = call(&mut q, None, &ids.to_kind(Kind::Float));
         assert!(matches!(error, Error::Dtype { tensor: "position ids", .. }), "{error}");
-        let error = call(&mut q, None, &Tensor::arange(4, (Kind::Int64, ON_GPU)));
+        let error = call(&mut q, None, &Tensor::arange(4, (Kind::Int64, device)));
         assert!(matches!(error, Error::Positions { expected: 5, given: 4, .. }), "{error}");
-        let error = call(
-            &mut Tensor::ones([1, 1, 5, 128], (Kind::Float, ON_GPU)).expand([1, 2, 5, 128], false),
-            None,
-            &ids,
-        );
+        for sizes in [vec![2, 5], vec![5, 1], vec![1, 1, 5]] {
+            let error = call(&mut q, None, &Tensor::zeros(sizes, (Kind::Int64, device)));
+            assert!(matches!(error, Error::Tensor { tensor: "position ids", .. }), "{error}");
+        }
+        let strided = Tensor::arange(10, (Kind::Int64, device)).slice(0, 0, 10, 2);
+        let error = call(&mut q, None, &strided);
+        assert!(matches!(error, Error::Tensor { tensor: "position ids", .. }), "{error}");
+        let expanded = Tensor::ones([1, 1, 5, 128], (Kind::Float, device));
+        let error = call(&mut expanded.expand([1, 2, 5, 128], false), None, &ids);
         assert!(matches!(error, Error::OverlappingRows { tensor: "q", .. }), "{error}");
+        let apart = Tensor::ones([1, 2, 5, 256], (Kind::Float, device));
+        let error = call(&mut apart.slice(3, 0, 256, 2), None, &ids);
+        assert!(matches!(error, Error::Stride { tensor: "q", dimension: 3, .. }), "{error}");
         let mut same = q.shallow_clone();
         let error = call(&mut q, Some(&mut same), &ids);
         assert!(matches!(error, Error::OverlappingTensors { .. }), "{error}");
+        // Ids in q's own memory, sparse tensors, tensors that are not there.
+        let own = q.view_dtype(Kind::Int).flatten(0, -1).narrow(0, 700, 5);
+        let error = call(&mut q, None, &own);
+        assert_eq!(error, Error::OverlappingTensors { tensors: ["q", "position ids"] });
+        for sparse in [q.to_sparse_sparse_dim(4), q.view([10, 128]).to_sparse_csr(None)] {
+            let error = call(&mut sparse.shallow_clone(), None, &ids);
+            assert!(matches!(error, Error::Tensor { tensor: "q", .. }), "{error}");
+        }
+        let error = call(&mut Tensor::new(), None, &ids);
+        assert!(matches!(error, Error::Tensor { .. } | Error::Dtype { .. }), "{error}");
+        let error = rotate(&rope, DimOrder::Bhsd, None, None, &ids);
+        assert_eq!(error, Err(Error::NoTensors));
         assert!(values(&q).iter().all(|&x| x == 1.0), "a refused call wrote");
+    }
+}
+
+mod on_the_cpu {
+    use super::fused;
+    use tch::Device::Cpu;
+
+    #[test]
+    fn tensors_rotate_where_they_lie() {
+        fused::tensors_rotate_where_they_lie(Cpu);
+    }
+
+    #[test]
+    fn ids_of_every_shape() {
+        fused::ids_of_every_shape(Cpu);
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_refused() {
+        fused::tensors_that_do_not_fit_are_refused(Cpu);
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_gpu {
+    use super::fused;
+    use tch::Device::Cuda;
+
+    #[test]
+    #[ignore = "needs a CUDA GPU that libtorch can use"]
+    fn tensors_rotate_where_they_lie() {
+        fused::tensors_rotate_where_they_lie(Cuda(0));
+    }
+
+    #[test]
+    #[ignore = "needs a CUDA GPU that libtorch can use"]
+    fn ids_of_every_shape() {
+        fused::ids_of_every_shape(Cuda(0));
+    }
+
+    #[test]
+    #[ignore = "needs a CUDA GPU that libtorch can use"]
+    fn tensors_that_do_not_fit_are_refused() {
+        fused::tensors_that_do_not_fit_are_refused(Cuda(0));
     }
 }

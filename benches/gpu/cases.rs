@@ -51,18 +51,27 @@ pub enum Cache {
     Rotating,
     /// In L2, where the same launch before left them.
     Hot,
-    /// In L2, where another kernel has just written them: its time is taken off.
+    /// In L2, where another kernel has just written them, which lets this one start early: its time is
+    /// taken off.
     Written,
+    /// The same behind a kernel that does not let this one start early.
+    WrittenClosed,
 }
 
 impl Cache {
-    pub const ALL: [Self; 3] = [Self::Rotating, Self::Hot, Self::Written];
+    pub const ALL: [Self; 4] = [Self::Rotating, Self::Hot, Self::Written, Self::WrittenClosed];
+
+    /// Whether another kernel writes q and k first.
+    pub fn is_written(self) -> bool {
+        matches!(self, Self::Written | Self::WrittenClosed)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Rotating => "rotating",
             Self::Hot => "hot",
             Self::Written => "written",
+            Self::WrittenClosed => "written_closed",
         }
     }
 }
@@ -102,6 +111,7 @@ impl Case {
         match self.pairing {
             Pairing::HalfSplit => "half_split",
             Pairing::Interleaved => "interleaved",
+            _ => "another",
         }
     }
 

@@ -9,10 +9,9 @@ use condensed_rope::cuda::cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtrMut, result, sys,
 };
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
-use condensed_rope::cuda::{self, Overlap, RawHeads, RawIds, Rope};
-use condensed_rope::{Dtype, Frequencies, Pairing, Positions, Sections};
+use condensed_rope::cuda::{self, Kernels, Pdl, Rope};
+use condensed_rope::{Frequencies, IndexType, Positions, RawBuffer, RawIds, RawOperand, Sections};
 use criterion::Criterion;
-use half::bf16;
 
 use crate::cases::{Cache, Case, Op, Order};
 use crate::limit::Limit;
@@ -33,7 +32,7 @@ const TABLES: usize = MOST_TOKENS * 256 * 4;
 pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    rope: Rope,
+    kernels: Kernels,
     pool: u64,
     ids: u64,
     ids_i32: u64,
@@ -57,7 +56,7 @@ pub struct Replays {
 }
 
 impl Replays {
-    fn new(pool: u64, slot: usize, cache: Cache) -> Self {
+    pub fn new(pool: u64, slot: usize, cache: Cache) -> Self {
         let hot = cache != Cache::Rotating;
         let slots = if hot { 1 } else { (ROTATING.div_ceil(slot) + 1).clamp(2, MOST_LAUNCHES) };
         let slots = slots.min((POOL - TABLES) / slot);
@@ -77,7 +76,7 @@ impl Device {
         // SAFETY: everything is on one stream.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
-        let rope = Rope::new(&context, &Frequencies::new(128, 10_000.0)?, Pairing::HalfSplit)?;
+        let kernels = Kernels::load(&context)?;
         let mut memory = stream.alloc_zeros::<u8>(POOL)?;
         // Values of about one, without a pattern: zeros would be kinder than real data.
         let noise: Vec<u8> = (0..32u32 << 20)
@@ -97,7 +96,7 @@ impl Device {
             empty: module.load_function("empty")?,
             candle: module.load_function("candle_rope")?,
             limit: Limit::load(&module)?,
-            rope,
+            kernels,
             pool,
             ids: on_ids,
             ids_i32: on_ids_i32,
@@ -107,11 +106,19 @@ impl Device {
         })
     }
 
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Memory for everything that is measured.
+    pub fn pool(&self) -> u64 {
+        self.pool
+    }
+
     pub fn name(&self) -> String {
         self.context.name().unwrap_or_default()
     }
 
-    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "for FlashInfer alone"))]
     pub fn stream(&self) -> &CudaStream {
         &self.stream
     }
@@ -127,16 +134,16 @@ impl Device {
         self.pool + (POOL - TABLES) as u64
     }
 
-    /// Ours with and without overlap, the limit and the peers, from memory and, where it fits, out of L2.
+    /// Ours with and without PDL, the limit and the peers, DRAM-cold and, where it fits, L2-hot.
     pub fn bench(&self, case: &Case, criterion: &mut Criterion, rows: &mut Rows) {
         let frequencies = Frequencies::new(case.rotary_dim, 10_000.0).expect("valid");
         let sets = match case.op {
             Op::Sets => vec![frequencies.clone(), frequencies],
             _ => vec![frequencies],
         };
-        let rope = self.rope.with_sets(&sets, case.pairing).expect("room for the steps");
+        let rope = Rope::of_sets(&self.kernels, &sets, case.pairing).expect("room for the words");
         let rope = if case.op == Op::Inverse { rope.inverse() } else { rope };
-        let early = rope.overlapping(Overlap::PositionsReady);
+        let early = rope.with_pdl(Pdl::PositionsReady);
         let sources = if case.op == Op::OutOfPlace { 2 } else { 1 };
         let slot = (case.footprint() * sources).next_multiple_of(256);
         let plain = case.op == Op::Rotate && case.order == Order::Thd;
@@ -145,11 +152,18 @@ impl Device {
                 continue;
             }
             // What comes before counts where several waves of blocks find their data in L2.
-            if cache == Cache::Written && !(case.is_base() && (512..=2048).contains(&case.tokens)) {
+            let several_waves = (512..=2048).contains(&case.tokens);
+            let written = match cache {
+                Cache::Written => case.is_base() && several_waves,
+                // What launches that start early cost where none may.
+                Cache::WrittenClosed => case.is_base() && (several_waves || case.tokens == 1),
+                _ => true,
+            };
+            if !written {
                 continue;
             }
             let mut replays = Replays::new(self.pool, slot, cache);
-            if cache == Cache::Written {
+            if cache.is_written() {
                 let writing = self.capture(&replays, replays.launches, &|_| {});
                 replays.others = self.median::<21>(&writing);
             }
@@ -158,8 +172,11 @@ impl Device {
                 self.measure(case, name, pdl, &replays, criterion, rows, prepare);
             };
             measure("ours", false, &|at| self.rotate(&rope, case, at));
-            if plain && case.tokens <= 2048 {
+            if plain && case.tokens <= 32_768 {
                 measure("ours", true, &|at| self.rotate(&early, case, at));
+            }
+            if cache == Cache::WrittenClosed {
+                continue;
             }
             if peers::candle_can(case) {
                 measure("candle", false, &|at| peers::candle(self, &self.candle, case, at));
@@ -177,27 +194,24 @@ impl Device {
     fn rotate(&self, rope: &Rope, case: &Case, address: u64) {
         let stream = self.stream.cu_stream();
         if case.op == Op::CosSin {
-            // The safe call wants buffers; a table is two one-headed tensors to it in any case.
-            let table = |at: u64, len: usize| match case.dtype {
-                // SAFETY: memory of the pool, which outlives the slice: `leak` gives it back.
-                Dtype::BF16 => unsafe { self.stream.upgrade_device_ptr::<bf16>(at, len) },
-                _ => unreachable!("the table is measured in bf16"),
-            };
-            let len = case.tokens * case.rotary_dim;
-            let (mut cos, mut sin) = (table(address, len), table(address + 2 * len as u64, len));
-            rope.cos_sin(&self.stream, 0, &mut cos, &mut sin).expect("a valid call");
-            let _ = (cos.leak(), sin.leak());
+            let bytes = (case.tokens * case.rotary_dim * case.dtype.size()) as u64;
+            let [cos, sin] = [address, address + bytes].map(RawBuffer::unbounded);
+            // SAFETY: the pool outlives every launch, and all of them are on one stream.
+            unsafe { rope.cos_sin_raw(stream.cast(), case.dtype, 0, case.tokens, cos, sin) }
+                .expect("a valid call");
             return;
         }
         let [q, k] = case.layouts();
         let heads = |layout| {
-            let raw = RawHeads::in_place(case.dtype, address, layout);
-            match case.op {
-                Op::OutOfPlace => raw.reading(address + case.footprint() as u64, layout),
-                _ => raw,
-            }
+            let source = address + case.footprint() as u64;
+            Some(match case.op {
+                Op::OutOfPlace => {
+                    RawOperand::out_of_place(case.dtype, source, layout, address, layout)
+                }
+                _ => RawOperand::in_place(case.dtype, address, layout),
+            })
         };
-        let ids = |len| RawIds { address: self.ids, len, wide: true };
+        let ids = |len| RawIds::new(IndexType::I64, self.ids, len);
         let positions = match case.op {
             Op::Axes => {
                 let sections = Sections::blocks([16, 24, 24]).expect("the pairs of 128 channels");
@@ -207,7 +221,7 @@ impl Device {
             _ => Positions::ids(ids(case.tokens)),
         };
         // SAFETY: the pool and the ids outlive every launch, and all of them are on one stream.
-        unsafe { rope.rotate_raw(stream, heads(q), Some(heads(k)), positions) }
+        unsafe { rope.rotate_raw(stream.cast(), heads(q), heads(k), positions) }
             .expect("a valid call");
     }
 
@@ -233,8 +247,9 @@ impl Device {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).expect("captures");
         for i in 0..launches {
-            if replays.cache == Cache::Written {
-                self.limit.write(self, replays.address(i), replays.slot);
+            if replays.cache.is_written() {
+                let closed = replays.cache == Cache::WrittenClosed;
+                self.limit.write(self, replays.address(i), replays.slot, closed);
             }
             launch(i);
         }

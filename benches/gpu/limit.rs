@@ -1,7 +1,7 @@
 //! The memory limit: the best of several kernels that only move the bytes.
 
 use condensed_rope::cuda::cudarc::driver::{CudaFunction, CudaModule, DriverError};
-use condensed_rope::kernel::Retention;
+use condensed_rope::plan::L2Hint;
 use criterion::Criterion;
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ const THREADS: [usize; 5] = [64, 128, 256, 512, 1024];
 /// What a thread of `walk` does one after the other.
 const ROUNDS: usize = 4;
 
-const HINTS: [Retention; 3] = [Retention::PLAIN, Retention::UNTIL_WRITTEN, Retention::BY_HALVES];
+const HINTS: [L2Hint; 3] = [L2Hint::NONE, L2Hint::LAST_THEN_NORMAL, L2Hint::LAST_THEN_HALF_FIRST];
 
 /// A kernel, and how many vectors a thread of it moves.
 struct Mover {
@@ -29,15 +29,15 @@ struct Mover {
 struct Way<'a> {
     mover: &'a Mover,
     threads: usize,
-    retention: Retention,
+    hint: L2Hint,
 }
 
 impl fmt::Display for Way<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hint = match self.retention {
-            Retention::PLAIN => "no hint to L2",
-            Retention::UNTIL_WRITTEN => "lines kept until written",
-            _ => "lines kept until written, half of them no longer",
+        let hint = match self.hint {
+            L2Hint::NONE => "no hint to L2",
+            L2Hint::LAST_THEN_NORMAL => "evict_last, then evict_normal",
+            _ => "evict_last, then half evict_first",
         };
         write!(f, "{} a thread, {} threads a block, {hint}", self.mover.name, self.threads)
     }
@@ -48,13 +48,14 @@ impl fmt::Display for Way<'_> {
 struct Work {
     data: u64,
     vectors: u64,
-    reading: u32,
-    writing: u32,
+    load_hint: u32,
+    store_hint: u32,
 }
 
 impl Work {
-    fn new(data: u64, vectors: usize, Retention { reading, writing }: Retention) -> Self {
-        Self { data, vectors: vectors as u64, reading, writing }
+    fn new(data: u64, vectors: usize, hint: L2Hint) -> Self {
+        let (load_hint, store_hint) = (hint.load, hint.store);
+        Self { data, vectors: vectors as u64, load_hint, store_hint }
     }
 }
 
@@ -65,6 +66,7 @@ pub struct Limit {
     fill: Vec<Mover>,
     rows: Vec<Mover>,
     write: CudaFunction,
+    write_closed: CudaFunction,
 }
 
 impl Limit {
@@ -84,15 +86,17 @@ impl Limit {
             fill: family("fill", 1)?,
             rows: family("rows", 1)?,
             write: module.load_function("write_backwards")?,
+            write_closed: module.load_function("write_backwards_closed")?,
         })
     }
 
     /// What a kernel before a rotation might do: reads and writes a buffer's vectors, from its end to
-    /// its start.
-    pub fn write(&self, device: &Device, address: u64, bytes: usize) {
-        let mut work = Work::new(address, bytes / 16, Retention::PLAIN);
+    /// its start; `closed` does not let the next kernel start early.
+    pub fn write(&self, device: &Device, address: u64, bytes: usize, closed: bool) {
+        let mut work = Work::new(address, bytes / 16, L2Hint::NONE);
         let blocks = (bytes / 16).div_ceil(4 * 256);
-        device.launch(&self.write, blocks, 256, &mut [(&raw mut work).cast()]);
+        let write = if closed { &self.write_closed } else { &self.write };
+        device.launch(write, blocks, 256, &mut [(&raw mut work).cast()]);
     }
 
     /// Which one is best is found by quick replays; that one is measured.
@@ -114,13 +118,13 @@ impl Limit {
         };
         let reads = if case.op == Op::CosSin { 1 } else { 2 };
         let vectors = (case.bytes() / reads / vector).max(1);
-        let launch = |Way { mover, threads, retention }: Way, i: usize| {
+        let launch = |Way { mover, threads, hint }: Way, i: usize| {
             let blocks = vectors.div_ceil(mover.vectors * threads);
-            let mut work = Work::new(replays.address(i), vectors, retention);
+            let mut work = Work::new(replays.address(i), vectors, hint);
             let (mut row, mut pitch) = ((row / vector) as u32, (pitch / vector) as u32);
             let mut arguments =
                 [(&raw mut work).cast(), (&raw mut row).cast(), (&raw mut pitch).cast()];
-            let plain = retention == Retention::PLAIN;
+            let plain = hint == L2Hint::NONE;
             let function = if plain { &mover.plain } else { &mover.kept };
             // Kernels that take fewer arguments leave the last ones alone.
             device.launch(function, blocks, threads, &mut arguments);
@@ -132,9 +136,8 @@ impl Limit {
         let prepare = || {
             let movers = family.iter().copied().flatten();
             let cuts = movers.flat_map(|mover| THREADS.map(|threads| (mover, threads)));
-            let ways = cuts.flat_map(|(mover, threads)| {
-                HINTS.map(|retention| Way { mover, threads, retention })
-            });
+            let ways =
+                cuts.flat_map(|(mover, threads)| HINTS.map(|hint| Way { mover, threads, hint }));
             let timed = ways.map(|way| (quick(way), way));
             let fastest = timed.min_by(|a, b| a.0.total_cmp(&b.0));
             let (_, way) = fastest.expect("a family is not empty");

@@ -1,14 +1,15 @@
 //! The compiled kernels in one context.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ffi::{CString, c_void};
+use std::fmt;
+use std::sync::Arc;
 
-use cudarc::driver::result::stream::StreamKind;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
+use cudarc::driver::{CudaContext, result};
 
-use crate::kernel::{Device, Entry, Variant};
+use super::context::{Current, OutsideCaptures, driver};
+use crate::plan::{DeviceProps, Kernel, Launch, Pdl, Variant};
 use crate::{Error, Result};
 
 /// Machine code and PTX; the driver takes what suits the device.
@@ -16,23 +17,40 @@ const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/r
 const COS_SIN: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/cos_sin.fatbin"));
 const OLDEST: (i32, i32) = (7, 5);
 
-/// One entry of a `.cu` file in all variants; `None` where there is no such variant.
-type Entries = [Option<CudaFunction>; Variant::COUNT];
+/// The kernels, loaded into one context. Cheap to clone: load them once a context, and make all ropes of them.
+#[derive(Clone)]
+pub struct Kernels(Arc<Loaded>);
 
-/// The kernels, loaded into a context, and what launches need to know of its device.
-#[derive(Debug)]
-pub(super) struct Kernels {
-    pub context: Arc<CudaContext>,
-    pub device: Device,
-    /// Whether launches may overlap: compute capability 9.0 and newer.
-    pub overlaps: bool,
-    /// By place in [`Entry::ALL`].
-    entries: [Entries; Entry::ALL.len()],
+struct Loaded {
+    context: Arc<CudaContext>,
+    device: DeviceProps,
+    /// Whether launches may start early: compute capability 9.0 and newer.
+    has_pdl: bool,
+    modules: [Module; 2],
+    /// By places of the kernel and of the variant; null where there is no such variant.
+    functions: [[CUfunction; Variant::COUNT]; Kernel::COUNT],
+}
+
+// SAFETY: modules and functions are handles of the context, which any thread may use.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernels on device {}", self.0.context.ordinal())
+    }
 }
 
 impl Kernels {
+    /// Loads the kernels into `context`. Slow: 6 to 10 ms where the fat binaries have the device's machine
+    /// code, longer where the driver must compile their PTX. Leaves the caller's context current.
+    ///
+    /// # Errors
+    /// [`Error::DeviceTooOld`] below compute capability 7.5; or [`Error::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
-        let loading = driver("loading the kernels");
+        const DOING: &str = "loading the kernels";
+        let loading = driver(DOING);
         let capability = context.compute_capability().map_err(&loading)?;
         if capability < OLDEST {
             return Err(Error::DeviceTooOld { expected: OLDEST, given: capability });
@@ -40,105 +58,112 @@ impl Kernels {
         let attribute = |attribute| context.attribute(attribute).map_err(&loading);
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let l2_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
-        let [rotate, cos_sin] = [ROTATE, COS_SIN]
-            .map(|code| context.load_module(Ptx::from_binary(code.to_vec())).map_err(&loading));
-        let (rotate, cos_sin) = (rotate?, cos_sin?);
-        let mut entries = [const { [const { None }; Variant::COUNT] }; Entry::ALL.len()];
-        for (entry, functions) in Entry::ALL.into_iter().zip(&mut entries) {
-            let module = if entry == Entry::CosSin { &cos_sin } else { &rotate };
+        let _current = Current::enter(context).map_err(&loading)?;
+        let _relaxed = OutsideCaptures::enter();
+        let load = |image: &[u8]| Module::load(image).map_err(&loading);
+        let modules = [load(ROTATE)?, load(COS_SIN)?];
+        let mut functions = [[std::ptr::null_mut(); Variant::COUNT]; Kernel::COUNT];
+        for kernel in Kernel::all() {
+            let module = &modules[usize::from(kernel == Kernel::CosSin)];
             for variant in Variant::all() {
-                let function = module.load_function(&variant.name(entry)).map_err(&loading)?;
-                functions[variant.index()] = Some(function);
+                let function = module.function(&kernel.name(variant)).map_err(&loading)?;
+                functions[kernel.index()][variant.index()] = function;
             }
         }
-        let device = Device {
+        let device = DeviceProps {
             multiprocessors: multiprocessors.max(1) as usize,
             l2_bytes: l2_bytes.max(0) as usize,
         };
-        let overlaps = capability >= (9, 0);
-        Ok(Self { context: context.clone(), device, overlaps, entries })
+        let has_pdl = capability >= (9, 0);
+        Ok(Self(Arc::new(Loaded { context: context.clone(), device, has_pdl, modules, functions })))
     }
 
-    pub fn function(&self, entry: Entry, variant: Variant) -> &CudaFunction {
-        let function = &self.entries[entry as usize][variant.index()];
-        function.as_ref().expect("`load` filled in every variant")
-    }
-}
-
-/// Turns a refusal of the driver into an [`Error`] that says what was being done.
-pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Driver { doing, reason: format!("{error}") }
-}
-
-/// Device memory that is there before anything can use it and goes when nothing can any more.
-///
-/// Not a `CudaSlice`, which waits on events, as a stream under capture must not; and nothing here waits
-/// for the whole context, which would break a capture on another thread.
-#[derive(Debug)]
-pub(super) struct Steps {
-    pub address: u64,
-    /// What was last copied there, kept as long: a copy may be captured into a graph.
-    words: Mutex<Vec<u64>>,
-    context: Arc<CudaContext>,
-}
-
-impl Steps {
-    pub fn upload(context: &Arc<CudaContext>, words: Vec<u64>) -> Result<Self> {
-        let doing = driver("uploading the phase steps");
-        context.bind_to_thread().map_err(&doing)?;
-        let bytes = size_of_val(&*words);
-        // SAFETY: the context is current; the memory is written before it is read.
-        let address = unsafe { result::malloc_sync(bytes) }.map_err(allocating(bytes, &doing))?;
-        let mut buffer = Self { address, words: Mutex::new(words), context: context.clone() };
-        let stream = result::stream::create(StreamKind::NonBlocking).map_err(&doing)?;
-        let words = buffer.words.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: `address` is an allocation of as many words, which outlive the wait below.
-        let copied = unsafe { result::memcpy_htod_async(address, words, stream) };
-        // SAFETY: the stream was just created.
-        let finished = unsafe { result::stream::synchronize(stream) };
-        // SAFETY: nobody else has the stream.
-        let destroyed = unsafe { result::stream::destroy(stream) };
-        copied.and(finished).and(destroyed).map_err(&doing)?;
-        Ok(buffer)
+    /// The context they were loaded into: the very handle.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.0.context
     }
 
-    /// Writes a range of the words anew and copies it on `stream`, of the same context, which is
-    /// current.
-    pub fn rewrite(
+    pub(super) fn device(&self) -> DeviceProps {
+        self.0.device
+    }
+
+    /// As asked for, where the device can.
+    pub(super) fn pdl(&self, pdl: Pdl) -> Pdl {
+        if self.0.has_pdl { pdl } else { Pdl::Off }
+    }
+
+    /// # Safety
+    /// The context is current and `stream` is one of it; `P` are the kernel's parameters, and until the
+    /// launch has run, all memory that they name is valid for what it does there, and nothing else writes
+    /// to it.
+    pub(super) unsafe fn submit<P>(
         &self,
-        stream: &CudaStream,
-        range: Range<usize>,
-        write: impl FnOnce(&mut [u64]),
-    ) -> std::result::Result<(), DriverError> {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = self.address + (range.start * size_of::<u64>()) as u64;
-        let words = &mut words[range];
-        write(words);
-        // SAFETY: as many words lie there, and these are kept as long as those. The driver has copied
-        // pageable memory when it returns; or, where another thread has begun a capture on the stream,
-        // the graph copies what they say then. Launches before it on the stream have read what they
-        // need; others may read a mixture, which is frequencies as good as any to them.
-        unsafe { result::memcpy_htod_async(address, words, stream.cu_stream()) }
+        stream: CUstream,
+        launch: Option<Launch<P>>,
+    ) -> Result<()> {
+        let Some(mut launch) = launch else { return Ok(()) };
+        let function = self.0.functions[launch.kernel.index()][launch.variant.index()];
+        let (grid, block) = (launch.tiling.grid, launch.tiling.block);
+        let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
+        if launch.pdl == Pdl::Off {
+            // SAFETY: the kernel takes one `P` by value; checks and tiling keep its threads within the
+            // tensors, which the caller promised are valid.
+            return unsafe {
+                result::launch_kernel(function, grid, block, 0, stream, &mut arguments)
+            }
+            .map_err(driver("launching"));
+        }
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.0,
+            gridDimY: grid.1,
+            gridDimZ: grid.2,
+            blockDimX: block.0,
+            blockDimY: block.1,
+            blockDimZ: block.2,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut early,
+            numAttrs: 1,
+        };
+        let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: as above; and the kernel waits for the one before it.
+        unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }
+            .result()
+            .map_err(driver("launching"))
     }
 }
 
-impl Drop for Steps {
+/// A loaded fat binary; `Loaded` unloads it.
+struct Module(CUmodule);
+
+impl Module {
+    /// Into the current context.
+    fn load(image: &[u8]) -> std::result::Result<Self, cudarc::driver::DriverError> {
+        // SAFETY: a whole fat binary, which says how long it is.
+        unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self)
+    }
+
+    fn function(&self, name: &str) -> std::result::Result<CUfunction, cudarc::driver::DriverError> {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: the module is loaded.
+        unsafe { result::module::get_function(self.0, name) }
+    }
+}
+
+impl Drop for Loaded {
     fn drop(&mut self) {
-        // A refusal here has nobody to go to; the context keeps it.
-        self.context.record_err(self.context.bind_to_thread());
-        // SAFETY: `upload` allocated it. A launch may still be reading: cuMemFree waits for work that
-        // was submitted, as it says of memory that is not from a stream's pool.
-        self.context.record_err(unsafe { result::free_sync(self.address) });
-    }
-}
-
-/// Tells a full device from other refusals.
-pub(super) fn allocating(
-    bytes: usize,
-    otherwise: &impl Fn(DriverError) -> Error,
-) -> impl Fn(DriverError) -> Error {
-    move |error| match error.0 {
-        cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes },
-        _ => otherwise(error),
+        let _relaxed = OutsideCaptures::enter();
+        let Ok(_current) = Current::enter(&self.context) else { return };
+        for module in &self.modules {
+            // SAFETY: loaded into this context; no rope has its functions any more. Unloading waits for
+            // nothing, but a rope's words, which are freed before, wait for launches that were submitted.
+            // A refusal has nobody to go to.
+            let _ = unsafe { result::module::unload(module.0) };
+        }
     }
 }

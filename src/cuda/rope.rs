@@ -1,235 +1,210 @@
 //! The handle, and its calls.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUstream};
-use cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, ValidAsZeroBits, result,
-};
+use cudarc::driver::sys::CUstream;
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 
-use super::buffers::{Heads, Ids, ViewMut, check_context};
-use super::kernels::{Kernels, Steps, allocating, driver};
-use crate::heads::{self, Extent};
-use crate::kernel::{
-    Launch, Overlap, RawHeads, RawIds, SetShape, Sets, Spec, check_raw, write_set,
-};
+use super::context::{Current, RawStream, allocating, check_handle, driver, enter, is_capturing};
+use super::operands::{AnyViewMut, DeviceElement, Heads, Ids, ViewMut, any_mut};
+use super::words::DeviceWords;
+use super::{Kernels, capture};
+use crate::call::{Call, Checked, CheckedTable, Names, Table};
+use crate::plan::{Pdl, Planner};
 use crate::{
-    CondensedRotaryEmbedding, CosSin, Direction, Element, Error, Frequencies, Layout, Pairing,
-    Positions, Result, trace,
+    Dtype, Error, Frequencies, Layout, Pairing, PhaseWords, Positions, RawBuffer, RawIds,
+    RawOperand, Result, RopeSpec, trace,
 };
 
 /// Rotates query and key on one device. Cheap to clone; `Send + Sync`; no state but its frequencies.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    kernels: Arc<Kernels>,
-    steps: Arc<Steps>,
-    sets: SetShape,
-    factor: f32,
-    pairing: Pairing,
-    direction: Direction,
-    overlap: Overlap,
+    spec: RopeSpec,
+    // Before the kernels: freeing words waits for launches, which run the kernels' code.
+    words: Words,
+    kernels: Kernels,
+    pdl: Pdl,
 }
 
+/// Phase words in device memory: the rope's, which its clones share, or the caller's.
+#[derive(Clone, Debug)]
+enum Words {
+    Owned(Arc<DeviceWords>),
+    Borrowed(u64),
+}
+
+/// What is done where the words are written anew.
+const WRITING: &str = "writing frequencies";
+
 impl Rope {
-    /// Loads the kernels into `context` and uploads the phase steps of `frequencies`. Slow (the
-    /// driver may have to compile): do it once. [`with`](Self::with) makes more ropes of it.
+    /// A rope that turns `frequencies` in pairs laid out as `pairing` says. Uploads its phase words, about a
+    /// kilobyte, and waits for that. Leaves the caller's context current, as does everything but the safe
+    /// calls.
     ///
     /// # Errors
-    /// [`Error::DeviceTooOld`] below compute capability 7.5; [`Error::OutOfMemory`]; or
-    /// [`Error::Driver`].
-    pub fn new(
-        context: &Arc<CudaContext>,
-        frequencies: &Frequencies,
-        pairing: Pairing,
-    ) -> Result<Self> {
-        Self::of(Arc::new(Kernels::load(context)?), Sets::one(frequencies), pairing)
+    /// [`Error::OutOfMemory`]; or [`Error::Driver`].
+    pub fn new(kernels: &Kernels, frequencies: &Frequencies, pairing: Pairing) -> Result<Self> {
+        Self::from_words(kernels, &frequencies.phase_words(), pairing)
     }
 
     /// A rope with several sets of frequencies, for batches that mix ratios or lengths: see
     /// [`Positions::with_sets`]. Where a call does not choose, all sequences turn by the first.
     ///
     /// # Errors
-    /// As [`new`](Self::new); [`Error::Sets`] where there are none, or they differ in rotary
+    /// As [`new`](Self::new); [`Error::NoSets`]; [`Error::SetRotaryDim`] where they differ in rotary
     /// dimension.
-    pub fn of_sets(
-        context: &Arc<CudaContext>,
-        sets: &[Frequencies],
-        pairing: Pairing,
+    pub fn of_sets(kernels: &Kernels, sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
+        Self::from_words(kernels, &PhaseWords::of_sets(sets)?, pairing)
+    }
+
+    /// A rope with a copy of these words.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_words(kernels: &Kernels, words: &PhaseWords, pairing: Pairing) -> Result<Self> {
+        let spec = RopeSpec::of(words, pairing);
+        let words = Words::Owned(Arc::new(DeviceWords::upload(kernels.context(), words)?));
+        Ok(Self { spec, words, kernels: kernels.clone(), pdl: Pdl::Off })
+    }
+
+    /// A rope over `len` phase words that somebody else owns, at `address` in device memory.
+    ///
+    /// # Errors
+    /// [`Error::WordsLen`] where the spec has another number; [`Error::Null`]; [`Error::Alignment`] where the
+    /// address is not a multiple of 16.
+    ///
+    /// # Safety
+    /// The words are valid device memory of the kernels' context as long as a launch of the rope or of a
+    /// clone of it, or a graph that captured one, may run.
+    pub unsafe fn borrowing(
+        kernels: &Kernels,
+        address: u64,
+        len: usize,
+        spec: RopeSpec,
     ) -> Result<Self> {
-        let sets = Sets::new(sets)?;
-        Self::of(Arc::new(Kernels::load(context)?), sets, pairing)
+        spec.check_words(address, len, 16)?;
+        Ok(Self { spec, words: Words::Borrowed(address), kernels: kernels.clone(), pdl: Pdl::Off })
     }
 
-    /// Another rope over the same loaded kernels: for models with several sets of frequencies.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::Driver`].
-    pub fn with(&self, frequencies: &Frequencies, pairing: Pairing) -> Result<Self> {
-        Self::of(self.kernels.clone(), Sets::one(frequencies), pairing)
+    /// The same rope turning the other way: see [`Direction::Inverse`](crate::Direction::Inverse).
+    pub fn inverse(&self) -> Self {
+        Self { spec: self.spec.inverse(), ..self.clone() }
     }
 
-    /// Another rope of several sets, over the same loaded kernels.
-    ///
-    /// # Errors
-    /// As [`with`](Self::with); [`Error::Sets`].
-    pub fn with_sets(&self, sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
-        Self::of(self.kernels.clone(), Sets::new(sets)?, pairing)
+    /// The same rope, whose launches may start beside the kernels before them: see [`Pdl`] for what that
+    /// asks of the caller, and when it gains. [`Pdl::Off`] at first; ignored below compute capability 9.0,
+    /// and by launches that are too large to gain.
+    pub fn with_pdl(&self, pdl: Pdl) -> Self {
+        Self { pdl: self.kernels.pdl(pdl), ..self.clone() }
+    }
+
+    /// What the rope is, apart from its words.
+    pub fn spec(&self) -> &RopeSpec {
+        &self.spec
+    }
+
+    /// Number of rotated channels.
+    pub fn rotary_dim(&self) -> usize {
+        self.spec.rotary_dim()
+    }
+
+    /// The kernels that it launches.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// The context it lives in: the very handle.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        self.kernels.context()
+    }
+
+    fn planner(&self) -> Planner {
+        let words = match &self.words {
+            Words::Owned(words) => words.address,
+            Words::Borrowed(address) => *address,
+        };
+        Planner { words, spec: self.spec, device: self.kernels.device(), pdl: self.pdl }
     }
 
     /// Writes other frequencies over set `set` (0, where there is one), on `stream`: launches after it
     /// on that stream turn by them, those of clones of this rope and of graphs that captured one too.
     /// For frequencies that change with the length, such as
-    /// [`Scaled::set_length`](crate::Scaled::set_length)'s. Nothing is allocated on the device.
-    ///
-    /// A rope of one set keeps its factor on cos and sin, which no length changes.
-    ///
-    /// # Errors
-    /// [`Error::Sets`] where the rotary dimension is another one; [`Error::Positions`] where there is no
-    /// such set; [`Error::Context`]; or [`Error::Driver`], also where `stream` is being captured.
-    pub fn retune(&self, stream: &CudaStream, set: usize, frequencies: &Frequencies) -> Result<()> {
-        let (expected, given) = (self.rotary_dim(), frequencies.rotary_dim());
-        if expected != given {
-            return Err(Error::Sets { expected, given });
-        }
-        if set >= self.sets.count {
-            return Err(Error::Positions { what: "sets", expected: self.sets.count, given: set });
-        }
-        self.check_stream(stream)?;
-        let doing = driver("retuning");
-        if stream.capture_status().map_err(&doing)?
-            != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE
-        {
-            let reason = "the stream is being captured".to_owned();
-            return Err(Error::Driver { doing: "retuning", reason });
-        }
-        let range = set * self.sets.stride..(set + 1) * self.sets.stride;
-        self.steps.rewrite(stream, range, |words| write_set(frequencies, words)).map_err(doing)
-    }
-
-    fn of(kernels: Arc<Kernels>, sets: Sets, pairing: Pairing) -> Result<Self> {
-        Ok(Self {
-            sets: sets.shape,
-            factor: sets.factor,
-            steps: Arc::new(Steps::upload(&kernels.context, sets.words)?),
-            kernels,
-            pairing,
-            direction: Direction::Forward,
-            overlap: Overlap::None,
-        })
-    }
-
-    /// The same rope turning the other way: see [`Direction::Inverse`].
-    pub fn inverse(&self) -> Self {
-        Self { direction: self.direction.reversed(), ..self.clone() }
-    }
-
-    /// The same rope, whose launches overlap the kernels before them: see [`Overlap`] for what that
-    /// asks of the caller. [`Overlap::None`] at first; ignored below compute capability 9.0.
-    pub fn overlapping(&self, overlap: Overlap) -> Self {
-        let overlap = if self.kernels.overlaps { overlap } else { Overlap::None };
-        Self { overlap, ..self.clone() }
-    }
-
-    /// Number of rotated channels.
-    pub fn rotary_dim(&self) -> usize {
-        self.sets.rotary_dim
-    }
-
-    /// The context the rope lives in.
-    pub fn context(&self) -> &Arc<CudaContext> {
-        &self.kernels.context
-    }
-
-    fn spec(&self) -> Spec {
-        Spec {
-            steps: self.steps.address,
-            sets: self.sets,
-            pairing: self.pairing,
-            direction: self.direction,
-            factor: self.factor,
-            device: self.kernels.device,
-            overlap: self.overlap,
-        }
-    }
-
-    /// # Safety
-    /// The context is current and `stream` is one of it; until the launch has run, all memory that
-    /// it names is valid for what it does there, and nothing else writes to it.
-    unsafe fn submit(&self, stream: CUstream, launch: Option<Launch>) -> Result<()> {
-        let Some(mut launch) = launch else { return Ok(()) };
-        let function = self.kernels.function(launch.geometry.entry, launch.variant).cu_function();
-        let (grid, block) = (launch.geometry.grid, launch.geometry.block);
-        let mut arguments = [(&raw mut launch.request).cast::<c_void>()];
-        if launch.request.overlap == Overlap::None {
-            // SAFETY: the kernel takes one `Request` by value; checks and geometry keep its threads
-            // within the tensors, which the caller promised are valid.
-            return unsafe {
-                result::launch_kernel(function, grid, block, 0, stream, &mut arguments)
-            }
-            .map_err(driver("launching"));
-        }
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: grid.0,
-            gridDimY: grid.1,
-            gridDimZ: grid.2,
-            blockDimX: block.0,
-            blockDimY: block.1,
-            blockDimZ: block.2,
-            sharedMemBytes: 0,
-            hStream: stream,
-            attrs: &raw mut early,
-            numAttrs: 1,
-        };
-        let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
-        // SAFETY: as above; and the kernel waits for the one before it.
-        unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }
-            .result()
-            .map_err(driver("launching"))
-    }
-
-    /// Rotates q and, where given, k by the tokens' positions, in one launch on `stream`. Nothing
-    /// else is touched: not the channels outside the rotated range, not what lies between strides.
+    /// [`FrequencySchedule::set_length`](crate::FrequencySchedule::set_length)'s. Nothing is allocated on
+    /// the device.
     ///
     /// # Errors
-    /// Any of the [`Error`]s about shapes, strides, ranges, lengths and contexts, then nothing was
-    /// launched; or [`Error::Driver`].
-    pub fn rotate<T: Element>(
+    /// [`Error::SetRotaryDim`]; [`Error::SetIndex`]; [`Error::SetFactor`]; [`Error::BorrowedWords`];
+    /// [`Error::StreamCapturing`]; [`Error::Context`]; or [`Error::Driver`].
+    pub fn set_frequencies(
         &self,
         stream: &CudaStream,
-        mut q: Heads<'_, T>,
-        mut k: Option<Heads<'_, T>>,
+        set: usize,
+        frequencies: &Frequencies,
+    ) -> Result<()> {
+        check_handle(self.context(), "stream", stream.context())?;
+        // SAFETY: a stream of this context.
+        unsafe { self.set_frequencies_raw(stream.cu_stream().cast(), set, frequencies) }
+    }
+
+    /// The same on a stream that somebody else owns.
+    ///
+    /// # Errors
+    /// As [`set_frequencies`](Self::set_frequencies).
+    ///
+    /// # Safety
+    /// `stream` is a stream of the rope's context (null is the legacy default stream).
+    pub unsafe fn set_frequencies_raw(
+        &self,
+        stream: RawStream,
+        set: usize,
+        frequencies: &Frequencies,
+    ) -> Result<()> {
+        let Words::Owned(words) = &self.words else { return Err(Error::BorrowedWords) };
+        self.spec.words.check_write(self.spec.factor(), set, frequencies)?;
+        let _current = Current::enter(self.context()).map_err(driver(WRITING))?;
+        let stream: CUstream = stream.cast();
+        // SAFETY: the caller's promise.
+        if unsafe { is_capturing(stream) }? {
+            return Err(Error::StreamCapturing { doing: WRITING });
+        }
+        words.rewrite(stream, self.spec.words, set, frequencies)
+    }
+
+    /// Rotates q, k or both by the tokens' positions, in one launch on `stream`. Nothing else is touched:
+    /// not the channels outside the rotated range, not what lies between strides.
+    ///
+    /// # Errors
+    /// Any of the [`Error`]s about types, shapes, strides, ranges, lengths and contexts, then nothing was
+    /// launched; or [`Error::Driver`].
+    pub fn rotate(
+        &self,
+        stream: &CudaStream,
+        mut q: Option<Heads<'_>>,
+        mut k: Option<Heads<'_>>,
         positions: Positions<Ids<'_>>,
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::rotate");
-        let q_extent = q.extent(Extent::q);
-        let k_extent = k.as_ref().map(|k| k.extent(Extent::k));
-        heads::check(&q_extent, k_extent.as_ref(), self.rotary_dim())?;
-        q.check_context(self.context(), &q_extent)?;
-        if let (Some(k), Some(extent)) = (&k, &k_extent) {
-            k.check_context(self.context(), extent)?;
+        enter(self.context(), stream)?;
+        for (heads, names) in [(&q, Names::Q), (&k, Names::K)] {
+            heads.as_ref().map_or(Ok(()), |heads| heads.check_handle(self.context(), names))?;
         }
-        self.prepare(stream, &positions, &q_extent.layout)?;
-
-        let (q, _q_guards) = q.resolve(stream);
-        let (k, _k_guards) = k.as_mut().map(|k| k.resolve(stream)).unzip();
-        let (positions, _position_guards) = positions.resolve(stream);
-        let launch = Launch::rotation(&self.spec(), &q, k.as_ref(), &positions)?;
-        // SAFETY: views lie in their buffers and in this context; exclusive borrows keep q and k
-        // apart, and cudarc's events order the launch with other uses of them.
-        unsafe { self.submit(stream.cu_stream(), launch) }
+        positions.check_handle(self.context())?;
+        self.ordered(|| {
+            let (q, _q_guards) = q.as_mut().map(|q| q.resolve(stream)).unzip();
+            let (k, _k_guards) = k.as_mut().map(|k| k.resolve(stream)).unzip();
+            let (positions, _position_guards) = positions.resolve(stream);
+            let call = Call { q, k, positions }.check(&self.spec)?;
+            // SAFETY: views lie in their buffers and in this context; exclusive borrows keep q and k
+            // apart, and cudarc's events order the launch with other uses of them.
+            unsafe { self.launch(stream, &call) }
+        })
     }
 
     /// Rotates q and k that are views of one buffer, in place: packed QKV.
     ///
     /// # Errors
     /// As [`rotate`](Self::rotate), and [`Error::OverlappingTensors`] where the views share memory.
-    pub fn rotate_packed<'a, T: Element>(
+    pub fn rotate_packed<'a, T: DeviceElement>(
         &self,
         stream: &CudaStream,
         buffer: impl Into<ViewMut<'a, T>>,
@@ -238,30 +213,28 @@ impl Rope {
         positions: Positions<Ids<'_>>,
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::rotate_packed");
-        let ViewMut(mut buffer) = buffer.into();
-        let len = buffer.len();
-        let (q_extent, k_extent) = (Extent::q(q, len, None), Extent::k(k, len, None));
-        heads::check_packed(&q_extent, &k_extent, self.rotary_dim())?;
-        check_context(self.context(), "qkv", &buffer)?;
-        self.prepare(stream, &positions, &q)?;
-
-        let (address, _guard) = buffer.device_ptr_mut(stream);
-        let [q, k] = [q, k].map(|layout| RawHeads::in_place(T::DTYPE, address, layout));
-        let (positions, _position_guards) = positions.resolve(stream);
-        let launch = Launch::rotation(&self.spec(), &q, Some(&k), &positions)?;
-        // SAFETY: both views lie in the buffer, in this context, and share none of it; the borrow
-        // is exclusive, and cudarc's events order the launch with other uses.
-        unsafe { self.submit(stream.cu_stream(), launch) }
+        let mut buffer: AnyViewMut = any_mut(buffer);
+        enter(self.context(), stream)?;
+        buffer.check_handle(self.context(), "qkv")?;
+        positions.check_handle(self.context())?;
+        self.ordered(|| {
+            let (address, _guard) = buffer.resolve(stream);
+            let [q, k] = [q, k].map(|layout| Some(RawOperand::in_place(T::DTYPE, address, layout)));
+            let (positions, _position_guards) = positions.resolve(stream);
+            let call = Call { q, k, positions }.check(&self.spec)?;
+            // SAFETY: both views lie in the buffer, in this context, and share none of it; the borrow
+            // is exclusive, and cudarc's events order the launch with other uses.
+            unsafe { self.launch(stream, &call) }
+        })
     }
 
-    /// Rotates tensors by address, on a stream that somebody else owns. The same checks of shapes,
-    /// strides and overlap, but for the lengths of buffers, which an address does not tell.
+    /// Rotates tensors by address, on a stream that somebody else owns. The same checks, but for the lengths
+    /// of buffers that are not given.
     ///
     /// # Errors
-    /// As [`rotate`](Self::rotate); also [`Error::Dtype`] where q and k differ in element type,
-    /// [`Error::Alignment`] where an address is not a multiple of its element size, and
-    /// [`Error::OverlappingTensors`] where what is written shares memory with another tensor (a
-    /// source that *is* its target, by address and layout, is in place).
+    /// As [`rotate`](Self::rotate); also [`Error::Null`], [`Error::Alignment`] where an address is not a
+    /// multiple of its element size, and [`Error::OverlappingTensors`] where what is written shares memory
+    /// with another tensor (a source that *is* its target, by address and layout, is in place).
     ///
     /// # Safety
     /// - `stream` is a stream of the rope's context (null is the legacy default stream).
@@ -272,18 +245,16 @@ impl Rope {
     ///   captured it may run.
     pub unsafe fn rotate_raw(
         &self,
-        stream: CUstream,
-        q: RawHeads,
-        k: Option<RawHeads>,
+        stream: RawStream,
+        q: Option<RawOperand>,
+        k: Option<RawOperand>,
         positions: Positions<RawIds>,
     ) -> Result<()> {
         let _range = trace::range("condensed_rope::cuda::rotate_raw");
-        let (q, k) = (q.without_own_source(), k.map(RawHeads::without_own_source));
-        check_raw(&q, k.as_ref(), &positions, self.rotary_dim())?;
-        let launch = Launch::rotation(&self.spec(), &q, k.as_ref(), &positions)?;
-        self.context().bind_to_thread().map_err(driver("binding the context"))?;
+        let call = Call { q, k, positions }.check(&self.spec)?;
+        let _current = Current::enter(self.context()).map_err(driver("binding the context"))?;
         // SAFETY: the caller's promise, and the checks above.
-        unsafe { self.submit(stream, launch) }
+        unsafe { self.kernels.submit(stream.cast(), self.planner().rotation(&call)) }
     }
 
     /// Writes cos and sin of `cos.len() / rotary_dim` consecutive positions from `start`, each
@@ -293,71 +264,120 @@ impl Rope {
     /// # Errors
     /// [`Error::OutOfBounds`] where the buffers are not of one length, a multiple of `rotary_dim`;
     /// [`Error::Context`]; [`Error::TooLarge`] from 2^31 rows on; or [`Error::Driver`].
-    pub fn cos_sin<'a, T: Element>(
+    pub fn cos_sin<'a, T: DeviceElement>(
         &self,
         stream: &CudaStream,
         start: i64,
         cos: impl Into<ViewMut<'a, T>>,
         sin: impl Into<ViewMut<'a, T>>,
     ) -> Result<()> {
-        let _range = trace::range("condensed_rope::cuda::cos_sin");
-        let (ViewMut(mut cos), ViewMut(mut sin)) = (cos.into(), sin.into());
-        let rows = heads::check_table(cos.len(), sin.len(), self.rotary_dim())?;
-        check_context(self.context(), "cos", &cos)?;
-        check_context(self.context(), "sin", &sin)?;
-        self.check_stream(stream)?;
-        let (cos, _cos_guard) = cos.device_ptr_mut(stream);
-        let (sin, _sin_guard) = sin.device_ptr_mut(stream);
-        let launch = Launch::table(&self.spec(), T::DTYPE, [cos, sin], start, rows)?;
-        // SAFETY: the buffers hold `rows` rows and are borrowed exclusively; cudarc's events order
-        // the launch with other uses.
-        unsafe { self.submit(stream.cu_stream(), launch) }
+        let (mut cos, mut sin) = (any_mut(cos), any_mut(sin));
+        enter(self.context(), stream)?;
+        cos.check_handle(self.context(), "cos")?;
+        sin.check_handle(self.context(), "sin")?;
+        self.ordered(|| {
+            let (cos, _cos_guard) = cos.resolve(stream);
+            let (sin, _sin_guard) = sin.resolve(stream);
+            let table = Table::filling(T::DTYPE, cos, sin, start, self.rotary_dim());
+            let table = table.check(&self.spec)?;
+            self.check_waits()?;
+            // SAFETY: the buffers hold the rows and are borrowed exclusively; cudarc's events order the
+            // launch with other uses.
+            unsafe { self.launch_table(stream.cu_stream(), &table) }?;
+            self.retain(stream)
+        })
     }
 
-    /// The last checks before buffers are asked for their addresses.
-    fn prepare(
-        &self,
-        stream: &CudaStream,
-        positions: &Positions<Ids<'_>>,
-        q: &Layout,
-    ) -> Result<()> {
-        let [batch, seq, ..] = q.shape();
-        positions.check(batch, seq, self.rotary_dim())?;
-        positions.check_context(self.context())?;
-        self.check_stream(stream)
-    }
-
-    fn check_stream(&self, stream: &CudaStream) -> Result<()> {
-        if stream.context() != self.context() {
-            return Err(Error::Context { what: "stream" });
-        }
-        self.context().bind_to_thread().map_err(driver("binding the context"))
-    }
-}
-
-impl CondensedRotaryEmbedding {
-    /// Cos and sin of positions `0..seq_len` in device memory, made by one launch of `rope`'s
-    /// kernels on `stream`, and waited for. `rope` says where, not what: the frequencies are this
-    /// embedding's.
+    /// Writes `rows` rows of the table by address, on a stream that somebody else owns.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], or as [`Rope::cos_sin`].
-    pub fn forward_cuda<T: Element + DeviceRepr + ValidAsZeroBits>(
-        &mut self,
-        rope: &Rope,
+    /// As [`cos_sin`](Self::cos_sin); also [`Error::Null`], [`Error::Alignment`] and
+    /// [`Error::OverlappingTensors`].
+    ///
+    /// # Safety
+    /// As [`rotate_raw`](Self::rotate_raw), of both buffers.
+    pub unsafe fn cos_sin_raw(
+        &self,
+        stream: RawStream,
+        dtype: Dtype,
+        start: i64,
+        rows: usize,
+        cos: RawBuffer,
+        sin: RawBuffer,
+    ) -> Result<()> {
+        let table = Table { dtype, cos, sin, start, rows }.check(&self.spec)?;
+        let _current = Current::enter(self.context()).map_err(driver("binding the context"))?;
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_table(stream.cast(), &table) }
+    }
+
+    /// A table of `len` elements in device memory from position 0, waited for.
+    pub(crate) fn new_table<T: DeviceElement>(
+        &self,
         stream: &Arc<CudaStream>,
-        seq_len: usize,
-    ) -> Result<CosSin<CudaSlice<T>>> {
-        let (len, shape) = self.table(seq_len)?;
-        rope.check_stream(stream)?;
-        let allocate = || {
-            let refused = driver("allocating the table");
-            stream.alloc_zeros::<T>(len).map_err(allocating(len * size_of::<T>(), &refused))
+        len: usize,
+    ) -> Result<[CudaSlice<T>; 2]> {
+        const DOING: &str = "allocating the table";
+        enter(self.context(), stream)?;
+        // SAFETY: a stream of this context, which is current.
+        if unsafe { is_capturing(stream.cu_stream()) }? {
+            return Err(Error::StreamCapturing { doing: DOING });
+        }
+        let allocate = || -> Result<CudaSlice<T>> {
+            // The driver refuses to allocate nothing.
+            let refused = allocating(DOING, len * size_of::<T>());
+            let slice = stream.alloc_zeros::<T>(len.max(1)).map_err(refused)?;
+            if len > 0 {
+                return Ok(slice);
+            }
+            // SAFETY: an allocation of this stream, which nothing else owns any more.
+            Ok(unsafe { stream.upgrade_device_ptr(slice.leak(), 0) })
         };
         let (mut cos, mut sin) = (allocate()?, allocate()?);
-        let own = rope.with(self.frequencies(), Pairing::HalfSplit)?;
-        own.cos_sin(stream, 0, &mut cos, &mut sin)?;
-        self.grow(seq_len);
-        Ok(CosSin { cos, sin, shape })
+        self.cos_sin(stream, 0, &mut cos, &mut sin)?;
+        stream.synchronize().map_err(driver("waiting for the table"))?;
+        Ok([cos, sin])
+    }
+
+    /// Runs a safe call, whose guards are dropped at its end, and reports what they could not: a record that
+    /// the driver refused behind a launch leaves later work on the buffers unordered with it.
+    fn ordered(&self, call: impl FnOnce() -> Result<()>) -> Result<()> {
+        let result = call();
+        let recorded = self.context().check_err();
+        result.and(recorded.map_err(driver("recording the launch behind its buffers")))
+    }
+
+    /// cudarc stores the refusal of a wait in the context, and hands out the address all the same.
+    fn check_waits(&self) -> Result<()> {
+        self.context().check_err().map_err(driver("waiting for earlier work on the buffers"))
+    }
+
+    /// # Safety
+    /// As of [`Kernels::submit`].
+    unsafe fn launch(&self, stream: &CudaStream, call: &Checked) -> Result<()> {
+        self.check_waits()?;
+        let launch = self.planner().rotation(call);
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.submit(stream.cu_stream(), launch) }?;
+        self.retain(stream)
+    }
+
+    /// Where the launch went into a graph, that shares the rope.
+    fn retain(&self, stream: &CudaStream) -> Result<()> {
+        let stream = stream.cu_stream();
+        // SAFETY: a stream of this context, which is current.
+        if unsafe { is_capturing(stream) }? {
+            // SAFETY: as above, and it is being captured.
+            unsafe { capture::retain(stream, self) }?;
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As of [`Kernels::submit`].
+    unsafe fn launch_table(&self, stream: CUstream, table: &CheckedTable) -> Result<()> {
+        let _range = trace::range("condensed_rope::cuda::cos_sin");
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.submit(stream, self.planner().table(table)) }
     }
 }

@@ -41,6 +41,20 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// A number for other languages: stable, never used for another error, never one of
+    /// [`Error::code`](crate::Error::code)'s but where the error is one of a rope's parameters.
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::Json { .. } => 1001,
+            Self::Missing { .. } => 1002,
+            Self::Value { .. } => 1003,
+            Self::Contradiction { .. } => 1004,
+            Self::Rope { error, .. } => error.code(),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,7 +6,10 @@ use super::error::{ConfigError, Result};
 use super::fields::{Fields, Sources, agreed};
 use super::model::Model;
 use super::{Config, Layer};
-use crate::{LongRope, Pairing, Scaled, Scaling, Sections, Yarn};
+use crate::{
+    Dynamic, FrequencySchedule, Linear, Llama3, LongRope, Ntk, Pairing, Proportional, RopeScaling,
+    Sections, Yarn,
+};
 
 /// Reads a whole config.
 pub(super) fn read(config: &Map<String, Value>) -> Result<Config> {
@@ -94,7 +97,7 @@ impl<'a> Reader<'a> {
         let max_position_embeddings = top.count("max_position_embeddings")?;
         let scaling = scaling(&sources, kind, partial, max_position_embeddings)?;
         let rope = |error| ConfigError::Rope { layer_type: layer_type.clone(), error };
-        let scaled = Scaled::new(rotary_dim, base, scaling).map_err(rope)?;
+        let schedule = FrequencySchedule::new(rotary_dim, base, scaling).map_err(rope)?;
         let sections = sections(&sources, rotary_dim)?;
         let pairing = match top.flag("rope_interleave")? {
             Some(true) => Some(Pairing::Interleaved),
@@ -103,7 +106,7 @@ impl<'a> Reader<'a> {
         };
         Ok(Layer {
             layer_type,
-            scaled,
+            schedule,
             pairing,
             head_dim,
             rotary_offset,
@@ -164,7 +167,7 @@ fn scaling(
     kind: &str,
     partial: Option<f64>,
     max_position_embeddings: Option<usize>,
-) -> Result<Scaling> {
+) -> Result<RopeScaling> {
     const ORIGINAL: &str = "original_max_position_embeddings";
     let original = || {
         let found = sources.count_or_top(ORIGINAL)?.or(max_position_embeddings);
@@ -178,14 +181,14 @@ fn scaling(
             (None, None) => Err(ConfigError::Missing { key: "factor" }),
         };
     Ok(match kind {
-        "default" => Scaling::Default,
-        "linear" => Scaling::Linear { factor: sources.required("factor")? },
-        "ntk" => Scaling::Ntk { factor: sources.required("factor")? },
-        "dynamic" => Scaling::Dynamic {
-            factor: sources.required("factor")?,
-            max_position_embeddings: max_position_embeddings
+        "default" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear(Linear::new(sources.required("factor")?)),
+        "ntk" => RopeScaling::Ntk(Ntk::new(sources.required("factor")?)),
+        "dynamic" => RopeScaling::Dynamic(Dynamic::new(
+            sources.required("factor")?,
+            max_position_embeddings
                 .ok_or(ConfigError::Missing { key: "max_position_embeddings" })?,
-        },
+        )),
         "yarn" => {
             let original = original()?;
             let factor = factor_or_ratio(original)?;
@@ -195,40 +198,35 @@ fn scaling(
                 [Some(mscale), Some(all_dim)] => Some((mscale, all_dim)),
                 _ => None,
             };
-            Scaling::Yarn(Yarn {
-                factor,
-                original_max_position_embeddings: original,
-                beta_fast: set("beta_fast")?.unwrap_or(32.0),
-                beta_slow: set("beta_slow")?.unwrap_or(1.0),
-                truncate: sources.flag("truncate")?.unwrap_or(true),
-                attention_factor: sources
-                    .number("attention_factor")?
-                    .unwrap_or_else(|| Yarn::attention_factor(factor, mscales)),
-            })
+            let mut yarn = Yarn::new(factor, original);
+            yarn.beta_fast = set("beta_fast")?.unwrap_or(yarn.beta_fast);
+            yarn.beta_slow = set("beta_slow")?.unwrap_or(yarn.beta_slow);
+            yarn.truncate = sources.flag("truncate")?.unwrap_or(true);
+            yarn.attention_factor = sources
+                .number("attention_factor")?
+                .unwrap_or_else(|| Yarn::attention_factor_of(factor, mscales));
+            RopeScaling::Yarn(yarn)
         }
         "longrope" => {
             let original = original()?;
-            let attention_factor = match sources.number("attention_factor")? {
+            let list = |key| sources.required_list(key);
+            let mut longrope = LongRope::new(list("short_factor")?, list("long_factor")?, original);
+            longrope.attention_factor = match sources.number("attention_factor")? {
                 Some(factor) => factor,
-                None => LongRope::attention_factor(factor_or_ratio(original)?, original),
+                None => LongRope::attention_factor_of(factor_or_ratio(original)?, original),
             };
-            Scaling::LongRope(LongRope {
-                short_factor: sources.required_list("short_factor")?,
-                long_factor: sources.required_list("long_factor")?,
-                original_max_position_embeddings: original,
-                attention_factor,
-            })
+            RopeScaling::LongRope(longrope)
         }
-        "llama3" => Scaling::Llama3 {
-            factor: sources.required("factor")?,
-            low_freq_factor: sources.required("low_freq_factor")?,
-            high_freq_factor: sources.required("high_freq_factor")?,
-            original_max_position_embeddings: original()?,
-        },
-        "proportional" => Scaling::Proportional {
-            factor: sources.number("factor")?.unwrap_or(1.0),
-            partial_rotary_factor: partial.unwrap_or(1.0),
-        },
+        "llama3" => {
+            let mut llama3 = Llama3::new(sources.required("factor")?, original()?);
+            llama3.low_freq_factor = sources.required("low_freq_factor")?;
+            llama3.high_freq_factor = sources.required("high_freq_factor")?;
+            RopeScaling::Llama3(llama3)
+        }
+        "proportional" => RopeScaling::Proportional(Proportional::new(
+            sources.number("factor")?.unwrap_or(1.0),
+            partial.unwrap_or(1.0),
+        )),
         other => {
             return Err(ConfigError::Value {
                 key: sources.ropes.first().map_or_else(String::new, |rope| rope.name("rope_type")),

@@ -3,12 +3,10 @@
 //! The reference flows are what people run today: [`fastchat`] and [`hf_llama`], with the rounding
 //! they do, and [`truth`] in f64. They are for tests and comparisons; nothing here is fast.
 //!
-//! With the `cuda` feature, [`rotate`] runs the kernel on CUDA tensors where they lie.
+//! [`rotate`] runs a rope on tensors where they lie.
 
-#[cfg(feature = "cuda")]
-mod fused;
 mod reference;
+mod rotate;
 
-#[cfg(feature = "cuda")]
-pub use fused::{Dims, rotate};
 pub use reference::{fastchat, hf_llama, rotate_by_table, truth};
+pub use rotate::rotate;

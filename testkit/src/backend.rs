@@ -33,10 +33,11 @@ pub fn borrow(positions: &Positions<Values>) -> Positions<cpu::Ids<'_>> {
     positions.as_ref().map(|values| match values {
         Values::I32(values) => values.into(),
         Values::I64(values) => values.into(),
+        Values::U32(values) => values.into(),
     })
 }
 
-fn heads<T: Element>(operand: &mut Operand<T>) -> cpu::Heads<'_, T> {
+fn heads<T: Element>(operand: &mut Operand<T>) -> cpu::Heads<'_> {
     match &operand.source {
         None => cpu::Heads::in_place(&mut operand.buffer, operand.layout),
         Some((source, from)) => {
@@ -61,9 +62,9 @@ impl Backend for Cpu {
         };
         let rope = if call.inverse { rope.inverse() } else { rope };
         let positions = borrow(&call.positions);
-        match call.packed_k {
-            Some(k) => rope.rotate_packed(&mut call.q.buffer, call.q.layout, k, positions),
-            None => rope.rotate(heads(&mut call.q), call.k.as_mut().map(heads), positions),
+        match (call.packed_k, &mut call.q) {
+            (Some(k), Some(q)) => rope.rotate_packed(&mut q.buffer, q.layout, k, positions),
+            (_, q) => rope.rotate(q.as_mut().map(heads), call.k.as_mut().map(heads), positions),
         }
     }
 

@@ -5,13 +5,14 @@ use half::{bf16, f16};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{tolerance, truth};
+use crate::oracle::{self, tolerance};
 
 /// Index values, owned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     I32(Vec<i32>),
     I64(Vec<i64>),
+    U32(Vec<u32>),
 }
 
 impl Values {
@@ -20,6 +21,7 @@ impl Values {
         match self {
             Self::I32(values) => values.len(),
             Self::I64(values) => values.len(),
+            Self::U32(values) => values.len(),
         }
     }
 
@@ -27,6 +29,7 @@ impl Values {
         match self {
             Self::I32(values) => values[i].into(),
             Self::I64(values) => values[i],
+            Self::U32(values) => values[i].into(),
         }
     }
 }
@@ -47,7 +50,7 @@ pub struct Call<T> {
     pub sets: Vec<Frequencies>,
     pub pairing: Pairing,
     pub inverse: bool,
-    pub q: Operand<T>,
+    pub q: Option<Operand<T>>,
     pub k: Option<Operand<T>>,
     /// k is this view of q's buffer.
     pub packed_k: Option<Layout>,
@@ -94,12 +97,15 @@ pub fn noise<T: TestElement>(len: usize, seed: u64) -> Vec<T> {
     (0..len).map(|_| T::of(rng.random_range(-2.0..2.0))).collect()
 }
 
-/// One past the last element of a view.
+/// Elements that a view needs its buffer to have. Saturates, for layouts that nothing could hold.
 pub fn end(layout: &Layout) -> usize {
     let [batch, seq, heads, head_dim] = layout.shape();
+    if [batch, seq, heads].contains(&0) {
+        return 0;
+    }
     let steps = [batch, seq, heads].into_iter().zip(layout.strides());
-    let last: usize = steps.map(|(n, stride)| n.saturating_sub(1) * stride).sum();
-    layout.offset() + last + head_dim
+    let last = steps.fold(0, |sum: usize, (n, s)| sum.saturating_add((n - 1).saturating_mul(s)));
+    layout.offset().saturating_add(last).saturating_add(head_dim)
 }
 
 /// Elements a view needs, with a margin that belongs to nobody.
@@ -108,28 +114,46 @@ pub fn buffer_len(layout: &Layout) -> usize {
 }
 
 impl<T: TestElement> Call<T> {
+    /// q, or k where there is no q.
+    fn first(&self) -> &Operand<T> {
+        self.q.as_ref().or(self.k.as_ref()).expect("a call with a tensor")
+    }
+
+    /// q of a call that has one.
+    pub fn q(&mut self) -> &mut Operand<T> {
+        self.q.as_mut().expect("a call with q")
+    }
+
+    fn batch_seq(&self) -> [usize; 2] {
+        let [batch, seq, ..] = self.first().layout.shape();
+        [batch, seq]
+    }
+
     /// The sequence of a token: of the batch, or of `cu_seqlens`.
     fn sequence(&self, b: usize, s: usize) -> usize {
         let PositionKind::Ragged { cu_seqlens, .. } = self.positions.kind() else { return b };
-        let t = (b * self.q.layout.shape()[1] + s) as i64;
+        let t = (b * self.batch_seq()[1] + s) as i64;
         (0..cu_seqlens.len() - 1).rev().find(|&i| cu_seqlens.get(i) <= t).unwrap_or(0)
     }
 
     /// The position by which a pair of token `s` of sequence `b` turns, by definition.
     pub fn position(&self, b: usize, s: usize, pair: usize) -> i64 {
-        let [batch, seq, ..] = self.q.layout.shape();
+        let [batch, seq] = self.batch_seq();
         let t = b * seq + s;
         match self.positions.kind() {
-            PositionKind::Ids(ids) => ids.get(t),
-            PositionKind::SharedIds(ids) => ids.get(s),
-            PositionKind::From(start) => start.wrapping_add(s as i64),
+            PositionKind::Ids { ids, row_stride } => ids.get(b * row_stride.unwrap_or(seq) + s),
+            PositionKind::Consecutive(start) => start.wrapping_add(s as i64),
             PositionKind::Starts(starts) => starts.get(b).wrapping_add(s as i64),
             PositionKind::Ragged { cu_seqlens, starts } => {
                 let i = self.sequence(b, s);
                 let start = starts.as_ref().map_or(0, |starts| starts.get(i));
                 start.wrapping_add(t as i64 - cu_seqlens.get(i))
             }
-            PositionKind::Axes { ids, sections } => ids.get(sections.axis(pair) * batch * seq + t),
+            PositionKind::Axes { ids, sections, row_stride, axis_stride } => {
+                let row = row_stride.unwrap_or(seq);
+                let axis = axis_stride.unwrap_or(if row == 0 { seq } else { batch * row });
+                ids.get(sections.axis(pair) * axis + b * row + s)
+            }
             _ => panic!("a kind of positions that the truth does not know"),
         }
     }
@@ -137,41 +161,43 @@ impl<T: TestElement> Call<T> {
     /// The frequencies by which token `s` of sequence `b` turns.
     pub fn frequencies(&self, b: usize, s: usize) -> &Frequencies {
         let last = self.sets.len() - 1;
-        let set = self.positions.sets().map_or(0, |sets| sets.get(self.sequence(b, s)));
-        &self.sets[usize::try_from(set).map_or(last, |set| set.min(last))]
+        let set = self.positions.sets().map_or(0, |sets| {
+            usize::try_from(sets.get(self.sequence(b, s))).map_or(last, |set| set.min(last))
+        });
+        &self.sets[set]
     }
 
-    /// Panics unless `after` is this call's exact result: rotated channels within the tolerance,
+    /// Panics unless `after` holds, of this call, every rotated channel within the tolerance of the exact one,
     /// and every other element of every buffer as it was, bit for bit.
     pub fn verify(&self, after: &Self, what: &str) {
-        let mut views = vec![(&self.q, self.q.layout, &after.q)];
-        if let (Some(before), Some(after)) = (&self.k, &after.k) {
-            views.push((before, before.layout, after));
+        // The view, the buffer it is of, before and after: q's (with a packed k), and k's own.
+        let mut views = Vec::new();
+        for (i, (before, after)) in [(&self.q, &after.q), (&self.k, &after.k)].iter().enumerate() {
+            if let (Some(before), Some(after)) = (before, after) {
+                views.push((i, before, before.layout, after));
+            }
         }
-        if let Some(layout) = self.packed_k {
-            views.push((&self.q, layout, &after.q));
+        if let (Some(layout), Some(before), Some(after)) = (self.packed_k, &self.q, &after.q) {
+            views.push((0, before, layout, after));
         }
         let pairs = self.sets[0].pairs();
-        let [batch, seq, ..] = self.q.layout.shape();
-        // What may change, by buffer: q's (with a packed k) and k's own.
-        let mut touched = [
-            vec![false; self.q.buffer.len()],
-            vec![false; self.k.as_ref().map_or(0, |k| k.buffer.len())],
-        ];
+        let [batch, seq] = self.batch_seq();
+        let len = |operand: &Option<Operand<T>>| operand.as_ref().map_or(0, |x| x.buffer.len());
+        let mut touched = [vec![false; len(&self.q)], vec![false; len(&self.k)]];
         for b in 0..batch {
             for s in 0..seq {
                 let frequencies = self.frequencies(b, s);
                 let factor = f64::from(frequencies.factor());
                 let position = |pair| self.position(b, s, pair);
-                let angles = truth::angles(frequencies, position, self.inverse);
-                for (i, (before, layout, after)) in views.iter().enumerate() {
+                let angles = oracle::angles(frequencies, position, self.inverse);
+                for (buffer, before, layout, after) in &views {
                     let rotary_offset = layout.rotary_offset();
                     let [_, _, heads, head_dim] = layout.shape();
                     let row_of = |layout: &Layout, h: usize| {
                         let [batch_stride, token_stride, head_stride] = layout.strides();
                         layout.offset() + b * batch_stride + s * token_stride + h * head_stride
                     };
-                    let touched = &mut touched[usize::from(i == 1 && self.k.is_some())];
+                    let touched = &mut touched[*buffer];
                     for h in 0..heads {
                         let row = row_of(layout, h);
                         let (from, from_row) = match &before.source {
@@ -186,15 +212,15 @@ impl<T: TestElement> Call<T> {
                                 let rotated = c >= rotary_offset && c < rotary_offset + 2 * pairs;
                                 assert!(
                                     rotated || got.bits() == given.bits(),
-                                    "{what}: channel {c} of b {b} s {s} head {h} was not carried along"
+                                    "{what}: channel {c} of b {b} s {s} head {h} was not copied"
                                 );
                             }
                         }
                         for (j, angle) in angles.iter().enumerate() {
                             let [a, c] =
-                                truth::channels(self.pairing, pairs, j).map(|c| c + rotary_offset);
+                                oracle::channels(self.pairing, pairs, j).map(|c| c + rotary_offset);
                             let (x, y) = (given[a].value(), given[c].value());
-                            let exact = truth::rotate(x, y, *angle, factor);
+                            let exact = oracle::rotate(x, y, *angle, factor);
                             let size = (x.abs() + y.abs()) * factor.abs();
                             for (channel, exact) in [a, c].into_iter().zip(exact) {
                                 touched[row + channel] = true;
@@ -213,17 +239,13 @@ impl<T: TestElement> Call<T> {
                 }
             }
         }
-        let buffers = [
-            (&self.q.buffer, &after.q.buffer),
-            self.k
-                .as_ref()
-                .zip(after.k.as_ref())
-                .map_or((&self.q.buffer, &after.q.buffer), |(k, after)| (&k.buffer, &after.buffer)),
-        ];
-        for ((before, after), touched) in buffers.into_iter().zip(&touched) {
+        for ((before, after), touched) in
+            [(&self.q, &after.q), (&self.k, &after.k)].into_iter().zip(&touched)
+        {
+            let (Some(before), Some(after)) = (before, after) else { continue };
             for (i, touched) in touched.iter().enumerate() {
                 assert!(
-                    *touched || before[i].bits() == after[i].bits(),
+                    *touched || before.buffer[i].bits() == after.buffer[i].bits(),
                     "{what}: element {i}, outside every rotated channel, was written"
                 );
             }
@@ -232,16 +254,16 @@ impl<T: TestElement> Call<T> {
 
     /// Panics unless both calls hold the same bits everywhere.
     pub fn assert_same_bits(&self, other: &Self, what: &str) {
-        let buffers = |call: &Self| {
-            let k = call.k.as_ref().map_or(&[][..], |k| &k.buffer).to_vec();
-            [call.q.buffer.clone(), k]
-        };
-        for (a, b) in buffers(self).iter().zip(&buffers(other)) {
+        for (name, a, b) in [("q", &self.q, &other.q), ("k", &self.k, &other.k)] {
+            let buffer = |operand: &Option<Operand<T>>| {
+                operand.as_ref().map_or_else(Vec::new, |operand| operand.buffer.clone())
+            };
+            let (a, b) = (buffer(a), buffer(b));
             assert_eq!(a.len(), b.len());
-            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            for (i, (a, b)) in a.iter().zip(&b).enumerate() {
                 assert!(
                     a.bits() == b.bits(),
-                    "{what}: element {i} is {a:?} ({:#x}) here and {b:?} ({:#x}) on the CPU backend",
+                    "{what}: element {i} of {name} is {a:?} ({:#x}) here and {b:?} ({:#x}) there",
                     a.bits(),
                     b.bits()
                 );

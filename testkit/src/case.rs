@@ -18,12 +18,12 @@ pub struct Case {
     /// Other frequencies than those, or several sets of them.
     pub sets: Vec<Frequencies>,
     pub inverse: bool,
-    pub q: Layout,
+    pub q: Option<Layout>,
     pub k: Option<Layout>,
     /// k is a view of q's buffer.
     pub packed: bool,
-    /// Read from contiguous copies instead of in place.
-    pub out_of_place: bool,
+    /// Where q and k are read instead of in place.
+    pub from: [Option<Layout>; 2],
     pub positions: Positions<Values>,
     pub seed: u64,
 }
@@ -40,19 +40,29 @@ impl Case {
             factor: 1.0,
             sets: Vec::new(),
             inverse: false,
-            q,
+            q: Some(q),
             k,
             packed: false,
-            out_of_place: false,
-            positions: Positions::from(0),
+            from: [None; 2],
+            positions: Positions::consecutive(0),
             seed: 0,
         }
     }
 
+    /// The same, read from contiguous copies three elements into their buffers.
+    pub fn out_of_place(self) -> Self {
+        let copy = |layout: Layout| {
+            let [batch, seq, heads, head_dim] = layout.shape();
+            let copy = Layout::bshd(batch, seq, heads, head_dim).at(3);
+            copy.rotate_from(layout.rotary_offset())
+        };
+        Self { from: [self.q.map(copy), self.k.map(copy)], ..self }
+    }
+
     /// Elements of q and k.
     pub fn elements(&self) -> usize {
-        let elements = |layout: &Layout| layout.shape().iter().product::<usize>();
-        elements(&self.q) + self.k.as_ref().map_or(0, elements)
+        let elements = |layout: Layout| layout.shape().iter().product::<usize>();
+        [self.q, self.k].into_iter().flatten().map(elements).sum()
     }
 
     pub fn frequencies(&self) -> Frequencies {
@@ -63,26 +73,21 @@ impl Case {
     }
 
     pub fn build<T: TestElement>(&self) -> Call<T> {
-        let operand = |layout: Layout, seed: u64| {
-            let source = self.out_of_place.then(|| {
-                let [batch, seq, heads, head_dim] = layout.shape();
-                let from = Layout::bshd(batch, seq, heads, head_dim)
-                    .at(3)
-                    .rotate_from(layout.rotary_offset());
-                (noise(buffer_len(&from), seed ^ 0x55), from)
-            });
-            Operand { buffer: noise(buffer_len(&layout), seed), layout, source }
+        let operand = |layout: Option<Layout>, from: Option<Layout>, seed: u64| {
+            layout.map(|layout| Operand {
+                buffer: noise(buffer_len(&layout), seed),
+                layout,
+                source: from.map(|from| (noise(buffer_len(&from), seed ^ 0x55), from)),
+            })
         };
-        let mut q = operand(self.q, self.seed * 2);
+        let mut q = operand(self.q, self.from[0], self.seed * 2);
         let (mut k, mut packed_k) = (None, None);
-        if let Some(layout) = self.k {
-            if self.packed {
-                let len = buffer_len(&layout).max(q.buffer.len());
-                q.buffer = noise(len, self.seed * 2);
+        match (&mut q, self.k) {
+            (Some(q), Some(layout)) if self.packed => {
+                q.buffer = noise(buffer_len(&layout).max(q.buffer.len()), self.seed * 2);
                 packed_k = Some(layout);
-            } else {
-                k = Some(operand(layout, self.seed * 2 + 1));
             }
+            _ => k = operand(self.k, self.from[1], self.seed * 2 + 1),
         }
         Call {
             sets: if self.sets.is_empty() { vec![self.frequencies()] } else { self.sets.clone() },
@@ -106,6 +111,7 @@ pub fn check(backend: &impl Backend, case: &Case) {
         Dtype::F32 => check_as::<f32>(backend, case),
         Dtype::F16 => check_as::<f16>(backend, case),
         Dtype::BF16 => check_as::<bf16>(backend, case),
+        _ => panic!("a type that the tests do not know"),
     }
 }
 

@@ -135,6 +135,7 @@ macro_rules! with_dtype {
             ::condensed_rope::Dtype::F32 => $run::<f32>($($argument),*),
             ::condensed_rope::Dtype::F16 => $run::<::half::f16>($($argument),*),
             ::condensed_rope::Dtype::BF16 => $run::<::half::bf16>($($argument),*),
+            other => panic!("a type that the tests do not know: {other:?}"),
         }
     };
 }

@@ -1,10 +1,12 @@
-//! Graphs and overlapping launches: what a stream sees, and when.
+//! Graphs and launches that start early: what a stream sees, and when.
 
 use std::sync::Arc;
 
 use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, sys};
-use condensed_rope::cuda::{self, Heads, Overlap, Rope};
-use condensed_rope::{Error, Frequencies, Layout, Pairing, Positions, Scaled, Scaling, cpu};
+use condensed_rope::cuda::{self, Heads, Kernels, Pdl, Rope};
+use condensed_rope::{
+    Dynamic, Error, Frequencies, FrequencySchedule, Layout, Pairing, Positions, RopeScaling, cpu,
+};
 use half::bf16;
 use testkit::call::noise;
 
@@ -18,6 +20,11 @@ fn context_and_stream() -> (Arc<CudaContext>, Arc<CudaStream>) {
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().expect("a stream");
     (context, stream)
+}
+
+fn rope(context: &Arc<CudaContext>, frequencies: &Frequencies) -> Rope {
+    let kernels = Kernels::load(context).expect("kernels load");
+    Rope::new(&kernels, frequencies, Pairing::HalfSplit).expect("room")
 }
 
 /// What `calls` launch on the stream, as a graph.
@@ -35,7 +42,7 @@ fn a_replayed_graph_sees_changed_positions() {
     let (context, stream) = context_and_stream();
     let frequencies =
         Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
-    let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let rope = rope(&context, &frequencies);
     let (tokens, heads) = (5, 4);
     let given = noise::<bf16>(tokens * heads * 128, 1);
     let mut q = stream.clone_htod(&given).expect("a copy");
@@ -44,7 +51,7 @@ fn a_replayed_graph_sees_changed_positions() {
 
     let graph = captured(&stream, || {
         let layout = Layout::thd(tokens, heads, 128);
-        rope.rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+        rope.rotate(&stream, Some(Heads::in_place(&mut q, layout)), None, Positions::ids(&ids))
             .expect("a call under capture allocates nothing and waits for nothing");
     });
 
@@ -60,11 +67,11 @@ fn a_replayed_graph_sees_changed_positions() {
 /// New frequencies reach clones and captured graphs; what would not is refused.
 #[test]
 #[ignore = "needs a CUDA GPU"]
-fn a_retuned_rope_turns_by_new_frequencies() {
+fn a_rope_turns_by_the_frequencies_written_last() {
     let (context, stream) = context_and_stream();
-    let scaling = Scaling::Dynamic { factor: 4.0, max_position_embeddings: 2048 };
-    let mut scaled = Scaled::new(128, 10_000.0, scaling).expect("valid");
-    let rope = Rope::new(&context, scaled.frequencies(), Pairing::HalfSplit).expect("loads");
+    let scaling = RopeScaling::Dynamic(Dynamic::new(4.0, 2048));
+    let mut schedule = FrequencySchedule::new(128, 10_000.0, scaling).expect("valid");
+    let rope = rope(&context, schedule.frequencies());
     let clone = rope.clone();
     let given = noise::<bf16>(3 * 2 * 128, 1);
     let positions = [0i64, 9_000, 17];
@@ -75,26 +82,91 @@ fn a_retuned_rope_turns_by_new_frequencies() {
     let graph = captured(&stream, || {
         let layout = Layout::thd(3, 2, 128);
         clone
-            .rotate(&stream, Heads::in_place(&mut q, layout), None, Positions::ids(&ids))
+            .rotate(&stream, Some(Heads::in_place(&mut q, layout)), None, Positions::ids(&ids))
             .expect("a call under capture");
-        let refused = rope.retune(&stream, 0, scaled.frequencies());
-        assert!(matches!(refused, Err(Error::Driver { .. })), "{refused:?}");
+        let refused = rope.set_frequencies(&stream, 0, schedule.frequencies());
+        assert_eq!(refused, Err(Error::StreamCapturing { doing: "writing frequencies" }));
+        let mut embedding = condensed_rope::CondensedRotaryEmbedding::new(128, 8.0).expect("valid");
+        let refused = embedding.forward_cuda::<f32>(rope.kernels(), &stream, 5).err();
+        assert_eq!(refused, Some(Error::StreamCapturing { doing: "allocating the table" }));
     });
 
     for length in [2048, 9_001, 100] {
-        scaled.set_length(length);
-        rope.retune(&stream, 0, scaled.frequencies()).expect("a set of the same size");
+        schedule.set_length(length);
+        rope.set_frequencies(&stream, 0, schedule.frequencies()).expect("a set of the same size");
         stream.memcpy_htod(&given, &mut q).expect("a copy");
         graph.launch().expect("a replay");
         let got = stream.clone_dtoh(&q).expect("a copy");
-        let expected = on_cpu(scaled.frequencies(), given.clone(), 2, &positions);
+        let expected = on_cpu(schedule.frequencies(), given.clone(), 2, &positions);
         assert_eq!(bits(&got), bits(&expected), "at length {length}");
     }
     let other = Frequencies::new(64, 10_000.0).expect("valid");
-    let refused = rope.retune(&stream, 0, &other);
-    assert_eq!(refused, Err(Error::Sets { expected: 128, given: 64 }));
-    let refused = rope.retune(&stream, 1, scaled.frequencies());
-    assert_eq!(refused, Err(Error::Positions { what: "sets", expected: 1, given: 1 }));
+    let refused = rope.set_frequencies(&stream, 0, &other);
+    assert_eq!(refused, Err(Error::SetRotaryDim { expected: 128, given: 64 }));
+    let refused = rope.set_frequencies(&stream, 1, schedule.frequencies());
+    assert_eq!(refused, Err(Error::SetIndex { count: 1, given: 1 }));
+    let loud = schedule.frequencies().clone().with_factor(1.5).expect("finite");
+    let refused = rope.set_frequencies(&stream, 0, &loud);
+    assert_eq!(refused, Err(Error::SetFactor { expected: 1.0, given: 1.5 }));
+}
+
+/// A graph keeps what its launches read: the rope and the kernels go first, other memory takes their place, and
+/// the replay is right; and once the graph is gone, so are they.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn a_graph_outlives_its_rope() {
+    let (context, stream) = context_and_stream();
+    let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
+    let given = noise::<bf16>(5 * 4 * 128, 1);
+    let mut q = stream.clone_htod(&given).expect("a copy");
+    let mut table = stream.alloc_zeros::<f32>(2 * 128).expect("device memory");
+    let mut other = stream.alloc_zeros::<f32>(2 * 128).expect("device memory");
+    stream.synchronize().expect("done");
+    let rope = rope(&context, &frequencies);
+    let handles = Arc::strong_count(&context);
+    let graph = captured(&stream, || {
+        let layout = Layout::thd(5, 4, 128);
+        for round in 0..3 {
+            let heads = Heads::in_place(&mut q, layout);
+            let rope = if round == 1 { rope.inverse() } else { rope.clone() };
+            rope.rotate(&stream, Some(heads), None, Positions::consecutive(3)).expect("captured");
+        }
+        rope.cos_sin(&stream, 9, &mut table, &mut other).expect("captured");
+    });
+    drop(rope);
+    // Whatever was free is written over.
+    let filler = u64::from_ne_bytes([0x5a; 8]);
+    let fill: Vec<_> =
+        (0..64).map(|_| stream.clone_htod(&[filler; 4096]).expect("a copy")).collect();
+    stream.memcpy_htod(&given, &mut q).expect("a copy");
+    graph.launch().expect("a replay");
+    let ids = [3, 4, 5, 6, 7];
+    let there = on_cpu(&frequencies, given, 4, &ids);
+    let mut back = there;
+    cpu::Rope::new(&frequencies, Pairing::HalfSplit)
+        .inverse()
+        .rotate(
+            Some(cpu::Heads::in_place(&mut back, Layout::thd(5, 4, 128))),
+            None,
+            Positions::ids(&ids),
+        )
+        .expect("valid");
+    let expected = on_cpu(&frequencies, back, 4, &ids);
+    assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected));
+    let (mut cos, mut sin) = (vec![0f32; 256], vec![0f32; 256]);
+    let on_cpu = cpu::Rope::new(&frequencies, Pairing::HalfSplit);
+    on_cpu.cos_sin(9, &mut cos, &mut sin).expect("a table");
+    assert_eq!(stream.clone_dtoh(&table).expect("a copy"), cos);
+    drop(fill);
+    stream.synchronize().expect("done");
+    assert!(Arc::strong_count(&context) >= handles, "the graph has a share");
+    drop(graph);
+    // Another thread frees the rope.
+    let start = std::time::Instant::now();
+    while Arc::strong_count(&context) >= handles && start.elapsed().as_secs() < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(Arc::strong_count(&context) < handles, "the rope went with the graph");
 }
 
 /// Capturing on one thread is not disturbed by ropes that come, work and go on another.
@@ -104,7 +176,7 @@ fn ropes_come_and_go_while_another_thread_captures() {
     let gpu = Gpu::get();
     let (context, stream) = context_and_stream();
     let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
-    let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
+    let rope = rope(&context, &frequencies);
     let given = noise::<bf16>(2 * 3 * 128, 8);
     let mut q = stream.clone_htod(&given).expect("a copy");
     // cudarc waits for the whole context when the first stream is made, which a capture forbids.
@@ -118,7 +190,9 @@ fn ropes_come_and_go_while_another_thread_captures() {
                     let given = noise::<bf16>(2 * 3 * 128, round);
                     let mut q = theirs.clone_htod(&given).expect("a copy");
                     let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
-                    other.rotate(&theirs, heads, None, Positions::from(7)).expect("a valid call");
+                    other
+                        .rotate(&theirs, Some(heads), None, Positions::consecutive(7))
+                        .expect("a valid call");
                     drop(other); // perhaps before its launch has run
                     let got = theirs.clone_dtoh(&q).expect("a copy");
                     assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
@@ -126,24 +200,25 @@ fn ropes_come_and_go_while_another_thread_captures() {
             });
         });
         let heads = Heads::in_place(&mut q, Layout::thd(2, 3, 128));
-        rope.rotate(&stream, heads, None, Positions::from(7)).expect("the capture goes on");
+        rope.rotate(&stream, Some(heads), None, Positions::consecutive(7))
+            .expect("the capture goes on");
     });
     graph.launch().expect("a replay");
     let got = stream.clone_dtoh(&q).expect("a copy");
     assert_eq!(bits(&got), bits(&on_cpu(&frequencies, given, 3, &[7, 8])));
 }
 
-/// A chain of overlapping launches on one stream, eager and as a graph: each rotation's positions are
+/// A chain of launches that start early, on one stream, eager and as a graph: each rotation's positions are
 /// written by the kernel just before it, and its q by the rotation before that.
 #[test]
 #[ignore = "needs a CUDA GPU"]
-fn overlapping_launches_see_what_the_kernel_before_wrote() {
+fn launches_that_start_early_see_what_the_kernel_before_wrote() {
     const ROUNDS: usize = 200;
     let (tokens, heads) = (64, 4);
     let (context, stream) = context_and_stream();
     let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
-    let plain = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
-    let rope = plain.overlapping(Overlap::Launch);
+    let plain = rope(&context, &frequencies);
+    let rope = plain.with_pdl(Pdl::On);
     let all: Vec<i32> = (0..(ROUNDS * tokens) as i32).map(|i| i * 7919 % 100_000).collect();
     let given = noise::<bf16>(tokens * heads * 128, 1);
     let given_ids = stream.clone_htod(&all).expect("a copy");
@@ -151,9 +226,9 @@ fn overlapping_launches_see_what_the_kernel_before_wrote() {
     let mut q = stream.clone_htod(&given).expect("a copy");
 
     // Turning by position 0 copies bits: the kernel that writes positions is one of ours.
-    let copy =
-        plain.with(&Frequencies::new(2, 1.0).expect("valid"), Pairing::HalfSplit).expect("room");
-    let copy = copy.overlapping(Overlap::Launch);
+    let two = Frequencies::new(2, 1.0).expect("valid");
+    let copy = Rope::new(plain.kernels(), &two, Pairing::HalfSplit).expect("room");
+    let copy = copy.with_pdl(Pdl::On);
     // One position, zero, for a batch of pairs.
     let words = Layout::bshd(tokens / 2, 1, 1, 2);
     let zeros = stream.alloc_zeros::<i32>(1).expect("device memory");
@@ -164,9 +239,10 @@ fn overlapping_launches_see_what_the_kernel_before_wrote() {
             // SAFETY: as above.
             let to = unsafe { ids.transmute_mut::<f32>(tokens) }.expect("as long");
             let heads_of_ids = Heads::out_of_place(from, words.at(round * tokens), to, words);
-            copy.rotate(&stream, heads_of_ids, None, Positions::shared_ids(&zeros)).expect("valid");
+            copy.rotate(&stream, Some(heads_of_ids), None, Positions::shared_ids(&zeros))
+                .expect("valid");
             let heads = Heads::in_place(&mut *q, Layout::thd(tokens, heads, 128));
-            rope.rotate(&stream, heads, None, Positions::ids(&*ids)).expect("valid");
+            rope.rotate(&stream, Some(heads), None, Positions::ids(&*ids)).expect("valid");
         }
     };
     let mut expected = given.clone();
@@ -185,13 +261,13 @@ fn overlapping_launches_see_what_the_kernel_before_wrote() {
     graph.launch().expect("a replay");
     assert_eq!(bits(&stream.clone_dtoh(&q).expect("a copy")), bits(&expected), "as a graph");
     // Positions that were written long ago may be read at once.
-    let early = plain.overlapping(Overlap::PositionsReady);
+    let early = plain.with_pdl(Pdl::PositionsReady);
     stream.memcpy_htod(&given, &mut q).expect("a copy");
     let ready = stream.clone_htod(&all[..tokens]).expect("a copy");
     stream.synchronize().expect("done");
     for rope in [&early, &early.inverse(), &early] {
         let heads = Heads::in_place(&mut q, Layout::thd(tokens, heads, 128));
-        rope.rotate(&stream, heads, None, Positions::ids(&ready)).expect("valid");
+        rope.rotate(&stream, Some(heads), None, Positions::ids(&ready)).expect("valid");
     }
     let first: Vec<i64> = all[..tokens].iter().map(|&id| id.into()).collect();
     let there = on_cpu(&frequencies, given.clone(), heads, &first);
@@ -199,7 +275,7 @@ fn overlapping_launches_see_what_the_kernel_before_wrote() {
     cpu::Rope::new(&frequencies, Pairing::HalfSplit)
         .inverse()
         .rotate(
-            cpu::Heads::in_place(&mut back, Layout::thd(tokens, heads, 128)),
+            Some(cpu::Heads::in_place(&mut back, Layout::thd(tokens, heads, 128))),
             None,
             Positions::ids(&first),
         )

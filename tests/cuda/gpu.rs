@@ -3,15 +3,15 @@
 use std::sync::{Arc, LazyLock};
 
 use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
-use condensed_rope::cuda::{self, Heads, Ids, Rope, View, ViewMut};
-use condensed_rope::{Frequencies, Layout, Pairing, Positions, Result, cpu};
-use half::bf16;
+use condensed_rope::cuda::{self, Heads, Ids, Kernels, Rope, View, ViewMut};
+use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions, Result, cpu};
+use half::{bf16, f16};
 use testkit::call::TestElement;
 use testkit::{Backend, Call, Operand, Values};
 
 /// Device 0, with the kernels loaded once for all tests.
 pub struct Gpu {
-    pub context: Arc<CudaContext>,
+    pub kernels: Kernels,
     pub rope: Rope,
 }
 
@@ -19,20 +19,46 @@ impl Gpu {
     pub fn get() -> &'static Self {
         static GPU: LazyLock<Gpu> = LazyLock::new(|| {
             let context = cuda::context(0).expect("a CUDA device");
+            let kernels = Kernels::load(&context).expect("kernels load");
             let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
-            let rope = Rope::new(&context, &frequencies, Pairing::HalfSplit).expect("kernels load");
-            Gpu { context, rope }
+            let rope = Rope::new(&kernels, &frequencies, Pairing::HalfSplit).expect("room");
+            Gpu { kernels, rope }
         });
         &GPU
     }
 
+    pub fn context(&self) -> &Arc<CudaContext> {
+        self.kernels.context()
+    }
+
     pub fn rope(&self, frequencies: &Frequencies, pairing: Pairing) -> Rope {
-        self.rope.with(frequencies, pairing).expect("room for the steps")
+        Rope::new(&self.kernels, frequencies, pairing).expect("room for the words")
     }
 
     pub fn stream(&self) -> Arc<CudaStream> {
-        self.context.new_stream().expect("a stream")
+        self.context().new_stream().expect("a stream")
     }
+}
+
+/// The bytes of a buffer, as the type that they are of.
+macro_rules! by_dtype {
+    ($dtype:expr, $T:ident => $run:expr) => {
+        match $dtype {
+            Dtype::F32 => {
+                type $T = f32;
+                $run
+            }
+            Dtype::F16 => {
+                type $T = f16;
+                $run
+            }
+            Dtype::BF16 => {
+                type $T = bf16;
+                $run
+            }
+            other => panic!("a type that the tests do not know: {other:?}"),
+        }
+    };
 }
 
 /// Elements of any type, in device memory.
@@ -96,13 +122,14 @@ impl OnDevice {
         }
     }
 
-    fn heads<T: TestElement>(&mut self) -> Heads<'_, T> {
-        match &self.source {
-            None => Heads::in_place(self.target.view_mut(), self.layout),
+    fn heads(&mut self, dtype: Dtype) -> Heads<'_> {
+        let Self { target, layout, source } = self;
+        by_dtype!(dtype, T => match source {
+            None => Heads::in_place(target.view_mut::<T>(), *layout),
             Some((source, from)) => {
-                Heads::out_of_place(source.view::<T>(), *from, self.target.view_mut(), self.layout)
+                Heads::out_of_place(source.view::<T>(), *from, target.view_mut::<T>(), *layout)
             }
-        }
+        })
     }
 }
 
@@ -110,13 +137,20 @@ impl OnDevice {
 pub enum IdsOnDevice {
     I32(CudaSlice<i32>),
     I64(CudaSlice<i64>),
+    U32(CudaSlice<u32>),
+    /// The driver refuses an empty allocation: nothing of one value.
+    None(CudaSlice<i32>, Values),
 }
 
 impl IdsOnDevice {
     fn upload(stream: &Arc<CudaStream>, values: &Values) -> Self {
+        if values.len() == 0 {
+            return Self::None(stream.alloc_zeros(1).expect("device memory"), values.clone());
+        }
         match values {
             Values::I32(values) => Self::I32(stream.clone_htod(values).expect("a copy")),
             Values::I64(values) => Self::I64(stream.clone_htod(values).expect("a copy")),
+            Values::U32(values) => Self::U32(stream.clone_htod(values).expect("a copy")),
         }
     }
 
@@ -124,6 +158,16 @@ impl IdsOnDevice {
         match self {
             Self::I32(slice) => slice.into(),
             Self::I64(slice) => slice.into(),
+            Self::U32(slice) => slice.into(),
+            Self::None(slice, Values::I32(_)) => slice.slice(..0).into(),
+            Self::None(slice, Values::I64(_)) => {
+                // SAFETY: no values, of any type.
+                unsafe { slice.transmute::<i64>(0) }.expect("long enough").into()
+            }
+            Self::None(slice, Values::U32(_)) => {
+                // SAFETY: as above.
+                unsafe { slice.transmute::<u32>(0) }.expect("long enough").into()
+            }
         }
     }
 }
@@ -139,24 +183,29 @@ impl Backend for &Gpu {
 
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
         let stream = self.stream();
-        let rope = self.rope.with_sets(&call.sets, call.pairing)?;
+        let rope = Rope::of_sets(&self.kernels, &call.sets, call.pairing)?;
         let rope = if call.inverse { rope.inverse() } else { rope };
-        let mut q = OnDevice::upload(&stream, &call.q);
-        let mut k = call.k.as_ref().map(|k| OnDevice::upload(&stream, k));
+        let upload = |operand: &Option<Operand<T>>| {
+            operand.as_ref().map(|operand| OnDevice::upload(&stream, operand))
+        };
+        let (mut q, mut k) = (upload(&call.q), upload(&call.k));
         let uploaded = call.positions.as_ref().map(|values| IdsOnDevice::upload(&stream, values));
         let positions = uploaded.as_ref().map(IdsOnDevice::ids);
-        match call.packed_k {
-            Some(layout) => {
-                let buffer = q.target.view_mut::<T>();
-                rope.rotate_packed(&stream, buffer, call.q.layout, layout, positions)?;
-            }
-            None => {
-                rope.rotate::<T>(&stream, q.heads(), k.as_mut().map(OnDevice::heads), positions)?
+        match (call.packed_k, &mut q) {
+            (Some(k), Some(OnDevice { target, layout, .. })) => by_dtype!(T::DTYPE, U => {
+                let buffer = target.view_mut::<U>();
+                rope.rotate_packed(&stream, buffer, *layout, k, positions)?;
+            }),
+            (_, q) => {
+                let [q, k] =
+                    [q, &mut k].map(|tensor| tensor.as_mut().map(|tensor| tensor.heads(T::DTYPE)));
+                rope.rotate(&stream, q, k, positions)?;
             }
         }
-        q.target.download(&stream, &mut call.q.buffer);
-        if let (Some(k), Some(to)) = (&k, &mut call.k) {
-            k.target.download(&stream, &mut to.buffer);
+        for (on_device, operand) in [(&q, &mut call.q), (&k, &mut call.k)] {
+            if let (Some(on_device), Some(operand)) = (on_device, operand) {
+                on_device.target.download(&stream, &mut operand.buffer);
+            }
         }
         Ok(())
     }
@@ -172,7 +221,9 @@ impl Backend for &Gpu {
         let stream = self.stream();
         let [mut on_cos, mut on_sin] = [&*cos, &*sin].map(|values| Buffer::upload(&stream, values));
         let rope = self.rope(frequencies, pairing);
-        rope.cos_sin(&stream, start, on_cos.view_mut::<T>(), on_sin.view_mut::<T>())?;
+        by_dtype!(T::DTYPE, U => {
+            rope.cos_sin(&stream, start, on_cos.view_mut::<U>(), on_sin.view_mut::<U>())?;
+        });
         on_cos.download(&stream, cos);
         on_sin.download(&stream, sin);
         Ok(())
@@ -192,7 +243,7 @@ pub fn on_cpu(
 ) -> Vec<bf16> {
     let layout = Layout::thd(ids.len(), heads, 128);
     cpu::Rope::new(frequencies, Pairing::HalfSplit)
-        .rotate(cpu::Heads::in_place(&mut rows, layout), None, Positions::ids(ids))
+        .rotate(Some(cpu::Heads::in_place(&mut rows, layout)), None, Positions::ids(ids))
         .expect("a valid call");
     rows
 }

@@ -7,11 +7,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{Result, run, tools};
+use crate::toolchain::{self, Tool};
+use crate::{Result, run};
 
 /// Runs the GPU, host and CPU benches; the rows go to `target/bench.json`, the ratios to the terminal.
 pub fn bench() -> Result<()> {
-    let (nvcc, libtorch, flashinfer) = (tools::nvcc()?, tools::libtorch()?, tools::flashinfer()?);
+    let (nvcc, libtorch, flashinfer) =
+        (toolchain::nvcc()?, toolchain::libtorch()?, toolchain::flashinfer()?);
     let file = run::root().join("target/bench.json");
     let bench = |name: &str| {
         let mut command = run::cargo(&["bench", "--features", "peers", "--bench", name]);
@@ -22,7 +24,7 @@ pub fn bench() -> Result<()> {
         command.env("CONDENSED_ROPE_ERRORS_JSON", file.with_file_name("errors.json"));
         run::check(&mut command)
     };
-    if tools::gpu().is_some() {
+    if toolchain::gpu().is_some() {
         run::step("GPU: graph replays against the memory limit and peers (several minutes)");
         bench("gpu")?;
         table(&file.display().to_string())?;

@@ -6,15 +6,16 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Result, run, tools};
+use crate::toolchain::{self, Tool};
+use crate::{Result, run};
 
 const RUN: &str = include_str!("bundle_run.sh");
 const LIMIT: u64 = 64 << 20;
 
 pub fn bundle() -> Result<()> {
-    let nvcc = tools::nvcc()?;
-    let libtorch = tools::libtorch()?;
-    let flashinfer = tools::flashinfer()?;
+    let nvcc = toolchain::nvcc()?;
+    let libtorch = toolchain::libtorch()?;
+    let flashinfer = toolchain::flashinfer()?;
     let folder = run::root().join("target/bundle");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("tests")).map_err(|error| error.to_string())?;
@@ -23,19 +24,9 @@ pub fn bundle() -> Result<()> {
     for (what, arguments) in [
         ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx,hf"][..]),
         ("benches", &["bench", "--no-run", "--features", "peers"]),
-        (
-            "examples",
-            &[
-                "build",
-                "--release",
-                "--example",
-                "longchat",
-                "--example",
-                "rotate",
-                "--features",
-                "nvtx,hf",
-            ],
-        ),
+        ("tests of the program", &["test", "--no-run", "-p", "condensed-rope-cli"]),
+        ("program", &["build", "-p", "condensed-rope-cli"]),
+        ("demo", &["build", "--release", "--example", "longchat", "--features", "nvtx"]),
     ] {
         run::step(&format!("building the {what}"));
         let mut command = run::cargo(arguments);
@@ -48,12 +39,15 @@ pub fn bundle() -> Result<()> {
         if !output.status.success() {
             return Err(format!("{command:?} ended with {}", output.status));
         }
-        let folder = if what == "tests" { folder.join("tests") } else { folder.clone() };
-        for (name, path) in executables(&String::from_utf8_lossy(&output.stdout)) {
-            // The library's own unit tests come with benches too; once is enough.
-            if what == "benches" && name == "condensed_rope" {
+        let tests = what.starts_with("tests");
+        let folder = if tests { folder.join("tests") } else { folder.clone() };
+        for (name, kind, path) in executables(&String::from_utf8_lossy(&output.stdout)) {
+            // The library's own unit tests come with benches too; once is enough. And the program has none.
+            let again = what == "benches" && name == "condensed_rope";
+            if again || (tests && kind == "bin") {
                 continue;
             }
+            let name = if kind == "test" && name == "rotate" { "program".to_owned() } else { name };
             built.push((folder.join(name), path));
         }
     }
@@ -80,12 +74,13 @@ pub fn bundle() -> Result<()> {
     Ok(())
 }
 
-/// Names and paths of the executables that a cargo command built, from its JSON messages.
-fn executables(messages: &str) -> Vec<(String, PathBuf)> {
-    let message = |line: &str| -> Option<(String, PathBuf)> {
+/// Names, kinds and paths of the executables that a cargo command built, from its JSON messages.
+fn executables(messages: &str) -> Vec<(String, String, PathBuf)> {
+    let message = |line: &str| -> Option<(String, String, PathBuf)> {
         let message: Value = serde_json::from_str(line).ok()?;
         let path = message["executable"].as_str()?;
-        Some((message["target"]["name"].as_str()?.replace('-', "_"), PathBuf::from(path)))
+        let (name, kind) = (&message["target"]["name"], &message["target"]["kind"][0]);
+        Some((name.as_str()?.replace('-', "_"), kind.as_str()?.to_owned(), path.into()))
     };
     messages.lines().filter_map(message).collect()
 }

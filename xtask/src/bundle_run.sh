@@ -4,7 +4,7 @@
 #   bash run.sh             all tests, then the demo
 #   bash run.sh tests       all tests, GPU ones included
 #   bash run.sh sanitize    the GPU tests but the largest and those that provoke the driver, under
-#                           compute-sanitizer's memcheck
+#                           compute-sanitizer's memcheck, and those of shapes under its racecheck
 #   bash run.sh demo        LongChat's rotation
 #   bash run.sh bench       the GPU benches (rows in bench.json), then peers.py's rows, then the host's
 #                           costs, errors against position (errors.json), and the CPU's
@@ -13,7 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
 torch=$(python3 -c 'import torch; print(torch.__path__[0])' 2>/dev/null) ||
     echo "python3 has no torch: the tch tests will not start"
-export LD_LIBRARY_PATH="${torch:-}/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export LD_LIBRARY_PATH="${torch:+$torch/lib}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export CONDENSED_ROPE_CLI="$PWD/rotate"
 
 status=0
 run_tests() {
@@ -36,7 +37,11 @@ case "${1:-all}" in
     sanitize)
         compute-sanitizer --tool memcheck --error-exitcode 1 tests/cuda --include-ignored \
             --skip flashinfer_grid --skip vllm_grid --skip liger --skip over_2_31 --skip out_of_memory \
-            --skip fastchats_table --skip no_device_99 --test-threads 1 "${@:2}" || status=1 ;;
+            --skip fastchats_table --skip no_device_99 --skip refusals_that_cudarc_keeps \
+            --test-threads 1 "${@:2}" || status=1
+        compute-sanitizer --tool racecheck --error-exitcode 1 tests/cuda --include-ignored \
+            --test-threads 1 shapes_of_real_models every_kind_of_positions q_alone positions_on_three_axes \
+            sets_of_frequencies tables_are_exact || status=1 ;;
     demo) ./longchat || status=1 ;;
     bench)
         ./gpu --bench "${@:2}" || status=1
@@ -44,6 +49,6 @@ case "${1:-all}" in
         ./host --bench || status=1
         ./errors --bench || status=1
         ./cpu --bench || status=1 ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0" ;;
 esac
 exit $status

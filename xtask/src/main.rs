@@ -3,12 +3,18 @@
 mod bench;
 mod bundle;
 mod figures;
+mod mutants;
 mod resources;
 mod run;
 mod test;
-mod tools;
+mod toolchain;
+#[path = "../../build/toolkit.rs"]
+#[allow(dead_code, reason = "build.rs uses all of it")]
+mod toolkit;
 
 use std::process::ExitCode;
+
+use toolchain::Tool;
 
 /// What went wrong, for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
@@ -16,6 +22,9 @@ type Result<T> = std::result::Result<T, String>;
 const HELP: &str = "\
 cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, checked against f64
 cargo xtask test      every test that this machine can run, and what it could not and why
+                      (--registers prints those of every kernel)
+cargo xtask mutants   changes one thing at a time in kernels, CPU backend, checks and frequencies, and
+                      names what no test notices (--list names them all, a word only those with it)
 cargo xtask bench     GPU times against the memory limit and peers, host and CPU times, errors; rows in
                       target/bench.json and target/errors.json
 cargo xtask bench --table FILE    the ratios of a bench file
@@ -31,7 +40,11 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["demo"] => demo(),
-        ["test"] => test::test(),
+        ["test"] => test::test(false),
+        ["test", "--registers"] => test::test(true),
+        ["mutants"] => mutants::run(None),
+        ["mutants", "--list"] => mutants::list(),
+        ["mutants", word] => mutants::run(Some(word)),
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
         ["bench", "--compare", before, after] => bench::compare(before, after),
@@ -54,22 +67,39 @@ fn main() -> ExitCode {
 }
 
 fn demo() -> Result<()> {
-    let nvcc = tools::nvcc()?;
+    let nvcc = toolchain::nvcc()?;
     run::step("building and running the demo");
     let mut command = run::cargo(&["run", "--release", "--example", "longchat"]);
     nvcc.put_in(&mut command);
     run::check(&mut command)
 }
 
+/// One word of a shell, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// For `eval "$(cargo xtask env)"`: only the assignments go to standard output.
 fn environment() -> Result<()> {
     let mut command = std::process::Command::new("true");
-    tools::nvcc()?.put_in(&mut command);
-    tools::libtorch()?.put_in(&mut command);
+    toolchain::nvcc()?.put_in(&mut command);
+    toolchain::libtorch()?.put_in(&mut command);
     for (key, value) in command.get_envs() {
         if let Some(value) = value {
-            println!("export {}='{}'", key.display(), value.display());
+            println!("export {}={}", key.display(), quoted(&value.to_string_lossy()));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn shells_read_back_what_was_quoted() {
+        for text in ["/usr/bin", "", "a b", "it's", "''", "$HOME `x` \\ \"", "line\nline"] {
+            let echo = format!("printf %s {}", super::quoted(text));
+            let said = std::process::Command::new("sh").args(["-c", &echo]).output();
+            assert_eq!(said.expect("a shell").stdout, text.as_bytes());
+        }
+    }
 }

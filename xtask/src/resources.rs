@@ -12,42 +12,38 @@ use crate::{Result, run};
 /// One kernel on one architecture.
 struct Usage {
     kernel: String,
+    /// 90 for sm_90.
+    machine: u32,
     registers: u32,
     stack: u32,
     spilled: u32,
 }
 
-/// Prints registers of every kernel, and fails where one spills or has local memory. `build` is a
+/// Fails where a kernel spills or has local memory; prints registers of all of them where asked. `build` is a
 /// command that builds the crate and speaks JSON.
-pub fn check(build: &mut Command) -> Result<String> {
+pub fn check(build: &mut Command, print: bool) -> Result<String> {
     let folder = kernels(build)?;
     let refused = |error| format!("{}: {error}", folder.display());
     // By machine, and by kernel in each.
-    let mut machines = BTreeMap::<u32, BTreeMap<String, Usage>>::new();
+    let mut machines = BTreeMap::<u32, Usages>::new();
     for entry in fs::read_dir(&folder).map_err(refused)? {
         let path = entry.map_err(refused)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let machine = name.strip_suffix(".ptxas").and_then(|name| name.split_once(".sm_"));
-        let Some(machine) = machine.and_then(|(_, machine)| machine.parse().ok()) else { continue };
+        if path.extension().is_none_or(|extension| extension != "ptxas") {
+            continue;
+        }
         let usages = parse(&fs::read_to_string(&path).map_err(refused)?);
         if usages.is_empty() {
             return Err(format!("{} tells of no kernel", path.display()));
         }
-        let usages = usages.into_iter().map(|usage| (usage.kernel.clone(), usage));
-        machines.entry(machine).or_default().extend(usages);
+        for usage in usages {
+            machines.entry(usage.machine).or_default().insert(usage.kernel.clone(), usage);
+        }
     }
     let Some(kernels) = machines.values().next() else {
         return Err(format!("the assembler's reports are not in {}", folder.display()));
     };
-    let heads: String =
-        machines.keys().map(|machine| format!("{:>8}", format!("sm_{machine}"))).collect();
-    println!("{:28}{heads}", "registers");
-    for kernel in kernels.keys() {
-        let registers = machines.values().map(|usages| match usages.get(kernel) {
-            Some(usage) => format!("{:>8}", usage.registers),
-            None => format!("{:>8}", "-"),
-        });
-        println!("{kernel:28}{}", registers.collect::<String>());
+    if print {
+        table(kernels, &machines);
     }
     let bad: Vec<String> = machines
         .iter()
@@ -62,6 +58,21 @@ pub fn check(build: &mut Command) -> Result<String> {
         Ok(format!("{kernels} kernels on {machines} architectures, no spills, no local memory"))
     } else {
         Err(format!("kernels must not spill:\n{}", bad.join("\n")))
+    }
+}
+
+type Usages = BTreeMap<String, Usage>;
+
+fn table(kernels: &Usages, machines: &BTreeMap<u32, Usages>) {
+    let heads: String =
+        machines.keys().map(|machine| format!("{:>8}", format!("sm_{machine}"))).collect();
+    println!("{:28}{heads}", "registers");
+    for kernel in kernels.keys() {
+        let registers = machines.values().map(|usages| match usages.get(kernel) {
+            Some(usage) => format!("{:>8}", usage.registers),
+            None => format!("{:>8}", "-"),
+        });
+        println!("{kernel:28}{}", registers.collect::<String>());
     }
 }
 
@@ -90,16 +101,20 @@ fn parse(report: &str) -> Vec<Usage> {
     let (mut kernel, mut stack, mut spilled) = (None, 0, 0);
     for line in report.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            kernel = rest.split('\'').next().map(str::to_owned);
+            let mut quoted = rest.split('\'');
+            let (name, machine) = (quoted.next(), quoted.nth(1));
+            let machine = machine.and_then(|machine| machine.strip_prefix("sm_")?.parse().ok());
+            kernel = name.map(str::to_owned).zip(machine);
         } else if line.contains("bytes stack frame") {
             stack = number_before(line, " bytes stack frame");
             spilled = number_before(line, " bytes spill stores")
                 + number_before(line, " bytes spill loads");
         } else if line.contains(" registers")
-            && let Some(kernel) = kernel.take()
+            && let Some((kernel, machine)) = kernel.take()
         {
             usages.push(Usage {
                 kernel,
+                machine,
                 registers: number_before(line, " registers"),
                 stack,
                 spilled,
@@ -126,8 +141,10 @@ ptxas info    : Function properties for bad
     16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
 ptxas info    : Used 255 registers, used 0 barriers, 16 bytes cumulative stack size";
         let usages = parse(report);
-        let seen: Vec<_> =
-            usages.iter().map(|u| (u.kernel.as_str(), u.registers, u.stack, u.spilled)).collect();
-        assert_eq!(seen, [("good", 40, 0, 0), ("bad", 255, 16, 20)]);
+        let seen: Vec<_> = usages
+            .iter()
+            .map(|u| (u.kernel.as_str(), u.machine, u.registers, u.stack, u.spilled))
+            .collect();
+        assert_eq!(seen, [("good", 90, 40, 0, 0), ("bad", 90, 255, 16, 20)]);
     }
 }

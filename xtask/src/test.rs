@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Result, resources, run, tools};
+use crate::toolchain::{self, Tool};
+use crate::{Result, resources, run};
 
 /// What cargo's test runners said at their ends.
 #[derive(Default)]
@@ -34,42 +35,28 @@ struct Row {
     seconds: f64,
 }
 
-pub fn test() -> Result<()> {
-    let nvcc = tools::nvcc()?;
-    let libtorch = tools::libtorch()?;
-    let gpu = tools::gpu();
+pub fn test(registers: bool) -> Result<()> {
+    let nvcc = toolchain::nvcc()?;
+    let libtorch = toolchain::libtorch()?;
+    let gpu = toolchain::gpu();
     let gpu_arguments: &[&str] = if gpu.is_some() { &["--", "--include-ignored"] } else { &[] };
 
     let with_gpu = |arguments: &[&str]| run::cargo(&[arguments, gpu_arguments].concat());
+    let host_kernels = ["test", "--no-fail-fast", "-p", "testkit", "--features", "kernel-on-host"];
+    let program = ["test", "--no-fail-fast", "-p", "condensed-rope-cli"];
+    let program_on_cpu = [&program[..], &["--no-default-features"]].concat();
+    let plain = ["test", "--no-fail-fast", "--no-default-features", "--features", "hf"];
+    let cuda = ["test", "--no-fail-fast", "--features", "nvtx,hf", "--lib", "--tests"];
     let mut steps: Vec<(&'static str, Command)> = vec![
-        ("without CUDA", run::cargo(&["test", "--no-fail-fast", "--no-default-features"])),
-        (
-            "kernels' source on the host",
-            run::cargo(&[
-                "test",
-                "--no-fail-fast",
-                "-p",
-                "testkit",
-                "--features",
-                "kernel-on-host",
-            ]),
-        ),
+        ("without CUDA", run::cargo(&plain)),
+        ("kernels' source on the host", run::cargo(&host_kernels)),
         ("xtask", run::cargo(&["test", "-p", "xtask"])),
-        (
-            "CUDA, NVTX, config.json",
-            with_gpu(&["test", "--no-fail-fast", "--features", "nvtx,hf", "--lib", "--tests"]),
-        ),
+        ("the program, without CUDA", run::cargo(&program_on_cpu)),
+        ("the program", with_gpu(&program)),
+        ("CUDA, NVTX, config.json", with_gpu(&cuda)),
         ("examples in the docs", run::cargo(&["test", "--features", "nvtx,hf", "--doc"])),
         ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
     ];
-    run::step("the program that tests/rotate.rs runs");
-    let build = |more: &[&str]| {
-        let program = ["build", "--features", "nvtx,hf", "--example", "rotate"];
-        let mut command = run::cargo(&[&program, more].concat());
-        nvcc.put_in(&mut command);
-        command
-    };
-    run::check(&mut build(&[]))?;
     let mut rows = Vec::new();
     for (what, command) in &mut steps {
         run::step(what);
@@ -81,7 +68,9 @@ pub fn test() -> Result<()> {
         rows.push(Row { what, counts, ok, seconds: start.elapsed().as_secs_f64() });
     }
     run::step("registers and spills of every kernel");
-    let resources = resources::check(&mut build(&["--message-format", "json"]))?;
+    let mut build = run::cargo(&["check", "--features", "nvtx,hf", "--message-format", "json"]);
+    nvcc.put_in(&mut build);
+    let resources = resources::check(&mut build, registers)?;
 
     println!("\n{:30}{:>8}{:>8}{:>8}{:>9}", "", "passed", "failed", "not run", "seconds");
     let mut sum = Counts::default();

@@ -1,0 +1,22 @@
+//! What a caller says: element types, layouts, positions and tensors by address; and every check of it.
+
+pub(crate) mod check;
+mod dtype;
+mod layout;
+mod operand;
+mod pairing;
+mod positions;
+mod sections;
+mod spec;
+
+pub use check::{Call, Checked, CheckedTable, Table};
+pub use dtype::{Dtype, Element, IndexType};
+pub use layout::{DimOrder, Layout};
+#[cfg(feature = "cuda")]
+pub(crate) use operand::Names;
+pub use operand::{Address, RawBuffer, RawIds, RawOperand};
+pub use pairing::{Direction, Pairing};
+pub(crate) use positions::IdStrides;
+pub use positions::{PositionKind, Positions};
+pub use sections::Sections;
+pub use spec::RopeSpec;

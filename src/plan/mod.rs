@@ -1,0 +1,20 @@
+//! Plans launches: from a checked call to a kernel, a tiling and parameters. Pure: no driver calls. The CUDA
+//! backend submits a [`Launch`] to a stream, and the tests run one on the host.
+
+#![allow(missing_docs, reason = "not part of the interface: for the crate and its tests")]
+
+mod l2_hint;
+mod launch;
+mod params;
+mod pdl;
+mod tiling;
+mod variant;
+
+pub use crate::call::{Call, Checked, CheckedTable, Table};
+pub use l2_hint::{L2Hint, Traffic};
+pub use launch::{DeviceProps, Launch, Planner};
+pub use params::{Axes, CosSinParams, Divisor, Field, FrequencySets, Ids, PassThrough};
+pub use params::{RotateParams, Rows, STRUCTS, TokenPositions};
+pub use pdl::Pdl;
+pub use tiling::{Cut, Tiling, Work};
+pub use variant::{Entry, Kernel, Variant};

@@ -1,0 +1,186 @@
+//! The kernels: which there are, and which vectors fit a call.
+
+use super::params::Rows;
+use crate::{Dtype, Pairing};
+
+/// One entry of a rotation, in all variants: `ROPE_ENTRIES` of `kernels/variants.h`. A thread takes
+/// `q_heads` of q together with `k_heads` of k; or, where that is 0, `q_heads` of either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub q_heads: usize,
+    pub k_heads: usize,
+    /// By several positions a token, by one of several sets of frequencies, or by `u32` ids.
+    pub general: bool,
+}
+
+impl Entry {
+    pub const ALL: [Self; 7] = [
+        Self::plain(1, 0),
+        Self::plain(2, 0),
+        Self::plain(4, 0),
+        Self::plain(4, 1),
+        Self::plain(2, 1),
+        Self::general(2, 0),
+        Self::general(2, 1),
+    ];
+
+    pub const fn plain(q_heads: usize, k_heads: usize) -> Self {
+        Self { q_heads, k_heads, general: false }
+    }
+
+    pub const fn general(q_heads: usize, k_heads: usize) -> Self {
+        Self { q_heads, k_heads, general: true }
+    }
+
+    /// Heads of q and of k that one thread takes.
+    pub fn heads(self) -> [usize; 2] {
+        [self.q_heads, if self.is_together() { self.k_heads } else { self.q_heads }]
+    }
+
+    /// Whether a block works on q and k, not on one of them.
+    pub fn is_together(self) -> bool {
+        self.k_heads > 0
+    }
+}
+
+/// What a kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    Rotate(Entry),
+    CosSin,
+}
+
+impl Kernel {
+    pub const COUNT: usize = Entry::ALL.len() + 1;
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        Entry::ALL.into_iter().map(Self::Rotate).chain([Self::CosSin])
+    }
+
+    /// Its place in a table of all of them.
+    pub fn index(self) -> usize {
+        Self::all().position(|kernel| kernel == self).unwrap_or(Self::COUNT - 1)
+    }
+
+    /// Its name in a variant.
+    pub fn name(self, variant: Variant) -> String {
+        let Variant { dtype, joined, bytes } = variant;
+        let (dtype, order) = (dtype.name(), if joined { "joined" } else { "split" });
+        match self {
+            Self::Rotate(Entry { q_heads, k_heads, general }) => {
+                let general = if general { "general_" } else { "" };
+                format!("rotate_{general}{q_heads}_{k_heads}_{dtype}_{order}_{bytes}")
+            }
+            Self::CosSin => format!("cos_sin_{dtype}_{order}_{bytes}"),
+        }
+    }
+}
+
+/// Element type, order and vector width of a kernel: `ROPE_VARIANTS` of `kernels/variants.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    pub dtype: Dtype,
+    /// A vector holds whole pairs; else first and second channels lie in two vectors.
+    pub joined: bool,
+    /// Bytes of one vector.
+    pub bytes: usize,
+}
+
+impl Variant {
+    pub const COUNT: usize = 3 * 2 * 4;
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        Dtype::ALL.into_iter().flat_map(|dtype| {
+            [false, true].into_iter().flat_map(move |joined| Self::of(dtype, joined))
+        })
+    }
+
+    /// Widest first. At most four pairs: see kernels/variants.h.
+    fn of(dtype: Dtype, joined: bool) -> impl Iterator<Item = Self> {
+        let pair = if joined { 2 * dtype.size() } else { dtype.size() };
+        let variant = move |pairs| Self { dtype, joined, bytes: pairs * pair };
+        [4, 2, 1].into_iter().map(variant).filter(|variant| variant.bytes <= 16)
+    }
+
+    /// Its place in a table of all of them.
+    pub fn index(self) -> usize {
+        (self.dtype as usize * 2 + usize::from(self.joined)) * 4 + self.bytes.ilog2() as usize - 1
+    }
+
+    /// Channel pairs that one thread takes.
+    pub fn pairs(self) -> usize {
+        self.bytes / self.dtype.size() / if self.joined { 2 } else { 1 }
+    }
+
+    /// The widest vectors that divide the run of pairs and every address that has bits of `bits` set,
+    /// and the bytes from one pair to the next and from a pair's first channel to its second.
+    pub fn widest(dtype: Dtype, pairing: Pairing, pairs: usize, bits: u64) -> (Self, u16, u16) {
+        let size = dtype.size();
+        let (joined, pair_stride, partner) = match pairing {
+            Pairing::HalfSplit => (false, size, pairs * size),
+            Pairing::Interleaved => (true, 2 * size, size),
+        };
+        let bits = if joined { bits } else { bits | partner as u64 };
+        let fits = |variant: &Self| {
+            bits.is_multiple_of(variant.bytes as u64) && pairs.is_multiple_of(variant.pairs())
+        };
+        let narrow = Self { dtype, joined: false, bytes: size };
+        let variant = Self::of(dtype, joined).find(fits).unwrap_or(narrow);
+        (variant, pair_stride as u16, partner as u16)
+    }
+}
+
+impl Rows {
+    /// The bits that the address of any row may have set.
+    pub fn address_bits(&self) -> u64 {
+        self.first | self.batch as u64 | self.token as u64 | self.head as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Layout;
+
+    #[test]
+    fn kernels_have_names_and_places_of_their_own() {
+        let mut names = std::collections::BTreeSet::new();
+        let mut places = [false; Variant::COUNT];
+        for (i, kernel) in Kernel::all().enumerate() {
+            assert_eq!(kernel.index(), i);
+            names.extend(Variant::all().map(|variant| kernel.name(variant)));
+        }
+        for variant in Variant::all() {
+            assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
+        }
+        assert_eq!(names.len(), Kernel::COUNT * 17);
+        assert!(names.contains("rotate_general_2_1_bf16_split_8"));
+    }
+
+    #[test]
+    fn vectors_fit_alignment_and_run() {
+        let pick = |dtype, pairing, rotary_dim: usize, layout: Layout| {
+            let bits = Rows::new(dtype, 256, &layout).address_bits();
+            let (variant, ..) = Variant::widest(dtype, pairing, rotary_dim / 2, bits);
+            (variant.joined, variant.bytes)
+        };
+        use Dtype::{BF16, F32};
+        use Pairing::{HalfSplit, Interleaved};
+        let thd = |dim| Layout::thd(7, 3, dim);
+        assert_eq!(pick(BF16, HalfSplit, 128, thd(128)), (false, 8));
+        assert_eq!(pick(BF16, HalfSplit, 80, thd(80)), (false, 8));
+        assert_eq!(pick(BF16, HalfSplit, 20, thd(80)), (false, 4));
+        assert_eq!(pick(BF16, HalfSplit, 24, thd(96)), (false, 8));
+        assert_eq!(pick(F32, HalfSplit, 128, thd(128)), (false, 16));
+        assert_eq!(pick(BF16, Interleaved, 64, thd(192).rotate_from(128)), (true, 16));
+        assert_eq!(pick(BF16, Interleaved, 64, thd(192).at(1)), (false, 2));
+        assert_eq!(pick(F32, Interleaved, 2, thd(2)), (true, 8));
+        // Ten pairs: the widest vectors fit every address, and not the run.
+        assert_eq!(pick(BF16, Interleaved, 20, thd(80)), (true, 8));
+        // A single token's odd stride does not matter.
+        assert_eq!(
+            pick(BF16, HalfSplit, 128, Layout::thd(1, 3, 128).with_strides([1, 3, 128])),
+            (false, 8)
+        );
+    }
+}
