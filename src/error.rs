@@ -37,8 +37,11 @@ macro_rules! errors {
             }
         }
 
+        /// Every variant, of fields that say nothing.
         #[cfg(test)]
-        const CODES: &[u32] = &[$($code),+];
+        fn samples() -> Vec<Error> {
+            vec![$(Error::$name $({ $($field: Default::default()),+ })?),+]
+        }
     };
 }
 
@@ -371,6 +374,19 @@ mod tests {
 
     #[test]
     fn codes_are_unique_and_ascend() {
-        assert!(CODES.windows(2).all(|two| two[0] < two[1]) && CODES[0] > 0);
+        let codes: Vec<u32> = samples().iter().map(Error::code).collect();
+        assert!(codes.windows(2).all(|two| two[0] < two[1]) && codes[0] > 0, "{codes:?}");
+    }
+
+    /// What was expected and what was given, in one line, and in words of its own.
+    #[test]
+    fn messages_say_what_was_given() {
+        let messages: Vec<String> = samples().iter().map(Error::to_string).collect();
+        for (error, message) in samples().iter().zip(&messages) {
+            println!("{:2} {message}", error.code());
+            let given = message.contains("given") || matches!(error, Error::Driver { .. });
+            assert!(given && !message.contains('\n'), "{message}");
+            assert_eq!(messages.iter().filter(|m| *m == message).count(), 1, "{message}");
+        }
     }
 }

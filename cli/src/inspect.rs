@@ -6,8 +6,9 @@ use std::path::Path;
 
 use condensed_rope::hf::Layer;
 use condensed_rope::{Frequencies, Pairing, RopeScaling};
-use plotters::prelude::*;
+use plotters::prelude::{RGBColor, SeriesLabelPosition};
 
+use crate::plot::{self, Curve, Titles};
 use crate::{Inspect, Result, model};
 
 pub fn inspect(arguments: &Inspect) -> Result<()> {
@@ -119,7 +120,6 @@ fn positions(n: f64) -> String {
 
 /// Radians per position of each pair, on a logarithmic axis; before scaling in grey.
 fn draw(path: &Path, layers: &[Layer]) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let before = |layer: &Layer| -> Result<Vec<f64>> {
         Ok(Frequencies::new(layer.rotary_dim, layer.schedule.base())?.inv_freq().collect())
     };
@@ -131,47 +131,24 @@ fn draw(path: &Path, layers: &[Layer]) -> Result<()> {
     let low = all.iter().copied().fold(f64::INFINITY, f64::min) / 2.0;
     let high = all.iter().copied().fold(0.0, f64::max) * 2.0;
     let pairs = layers.iter().map(|layer| layer.rotary_dim / 2).max().unwrap_or(1);
-    let area = SVGBackend::new(path, (860, 440)).into_drawing_area();
-    area.fill(&WHITE).map_err(|error| failed(&error))?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption("angle per position, before and after scaling", ("sans-serif", 17))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(80)
-        .build_cartesian_2d(0.0..pairs as f64, (low..high).log_scale())
-        .map_err(|error| failed(&error))?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .x_desc("pair")
-        .y_desc("radians per position")
-        .y_label_formatter(&|y| format!("{y:.0e}"))
-        .draw()
-        .map_err(|error| failed(&error))?;
-    let grey = RGBColor(150, 150, 150);
     let colours = [RGBColor(31, 119, 180), RGBColor(230, 126, 20), RGBColor(44, 140, 60)];
+    let mut curves = Vec::new();
     for (i, layer) in layers.iter().enumerate() {
         let name = layer.layer_type.as_deref().unwrap_or("all layers");
-        for (values, colour, label) in [
-            (before(layer)?, grey, format!("{name}, before")),
-            (after(layer), colours[i % colours.len()], format!("{name}, after")),
+        for (values, colour, when) in [
+            (before(layer)?, plot::GREY, "before"),
+            (after(layer), colours[i % colours.len()], "after"),
         ] {
-            let points =
-                values.iter().enumerate().filter(|(_, f)| **f > 0.0).map(|(j, &f)| (j as f64, f));
-            chart
-                .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-                .map_err(|error| failed(&error))?
-                .label(label)
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
-                });
+            let turning = values.iter().enumerate().filter(|(_, f)| **f > 0.0);
+            let points = turning.map(|(j, &f)| (j as f64, f)).collect();
+            curves.push(Curve { label: format!("{name}, {when}"), colour, points });
         }
     }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.85))
-        .border_style(grey)
-        .draw()
-        .map_err(|error| failed(&error))?;
-    area.present().map_err(|error| failed(&error).into())
+    let titles = Titles {
+        title: "angle per position, before and after scaling",
+        x: "pair",
+        y: "radians per position",
+        legend: SeriesLabelPosition::MiddleRight,
+    };
+    Ok(plot::draw(path, &titles, 0.0..pairs as f64, low..high, &curves)?)
 }

@@ -10,6 +10,7 @@ mod files;
 mod gpu;
 mod inspect;
 mod model;
+mod plot;
 mod positions;
 mod rotate;
 mod table;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::context::{Current, OutsideCaptures, driver};
 use crate::plan::{DeviceProps, Kernel, Launch, Pdl, Variant};
@@ -26,7 +26,7 @@ struct Loaded {
     device: DeviceProps,
     /// Whether launches may start early: compute capability 9.0 and newer.
     has_pdl: bool,
-    modules: [Module; 2],
+    _modules: [Module; 2],
     /// By places of the kernel and of the variant; null where there is no such variant.
     functions: [[CUfunction; Variant::COUNT]; Kernel::COUNT],
 }
@@ -60,7 +60,7 @@ impl Kernels {
         let l2_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let _current = Current::enter(context).map_err(&loading)?;
         let _relaxed = OutsideCaptures::enter();
-        let load = |image: &[u8]| Module::load(image).map_err(&loading);
+        let load = |image: &[u8]| Module::load(context, image).map_err(&loading);
         let modules = [load(ROTATE)?, load(COS_SIN)?];
         let mut functions = [[std::ptr::null_mut(); Variant::COUNT]; Kernel::COUNT];
         for kernel in Kernel::all() {
@@ -75,7 +75,8 @@ impl Kernels {
             l2_bytes: l2_bytes.max(0) as usize,
         };
         let has_pdl = capability >= (9, 0);
-        Ok(Self(Arc::new(Loaded { context: context.clone(), device, has_pdl, modules, functions })))
+        let (context, _modules) = (context.clone(), modules);
+        Ok(Self(Arc::new(Loaded { context, device, has_pdl, _modules, functions })))
     }
 
     /// The context they were loaded into: the very handle.
@@ -138,32 +139,33 @@ impl Kernels {
     }
 }
 
-/// A loaded fat binary; `Loaded` unloads it.
-struct Module(CUmodule);
+/// A loaded fat binary.
+struct Module {
+    module: CUmodule,
+    context: Arc<CudaContext>,
+}
 
 impl Module {
-    /// Into the current context.
-    fn load(image: &[u8]) -> std::result::Result<Self, cudarc::driver::DriverError> {
+    /// Into the context, which is current.
+    fn load(context: &Arc<CudaContext>, image: &[u8]) -> std::result::Result<Self, DriverError> {
         // SAFETY: a whole fat binary, which says how long it is.
-        unsafe { result::module::load_data(image.as_ptr().cast()) }.map(Self)
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
+        Ok(Self { module, context: context.clone() })
     }
 
-    fn function(&self, name: &str) -> std::result::Result<CUfunction, cudarc::driver::DriverError> {
+    fn function(&self, name: &str) -> std::result::Result<CUfunction, DriverError> {
         let name = CString::new(name).unwrap_or_default();
         // SAFETY: the module is loaded.
-        unsafe { result::module::get_function(self.0, name) }
+        unsafe { result::module::get_function(self.module, name) }
     }
 }
 
-impl Drop for Loaded {
+impl Drop for Module {
     fn drop(&mut self) {
         let _relaxed = OutsideCaptures::enter();
         let Ok(_current) = Current::enter(&self.context) else { return };
-        for module in &self.modules {
-            // SAFETY: loaded into this context; no rope has its functions any more. Unloading waits for
-            // nothing, but a rope's words, which are freed before, wait for launches that were submitted.
-            // A refusal has nobody to go to.
-            let _ = unsafe { result::module::unload(module.0) };
-        }
+        // SAFETY: loaded into this context; no rope has its functions any more, and the words of the last one
+        // were freed before, which waited for launches that were submitted. A refusal has nobody to go to.
+        let _ = unsafe { result::module::unload(self.module) };
     }
 }

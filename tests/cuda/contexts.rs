@@ -181,12 +181,8 @@ fn refusals_that_cudarc_keeps_are_reported() {
     let _ = other.end_capture(flags);
     let _ = context.check_err();
     // The handle is as good as before.
-    let call = rope.rotate(
-        &stream,
-        Some(Heads::in_place(&mut q, layout)),
-        None,
-        Positions::consecutive(0),
-    );
-    assert_eq!(call, Ok(()));
+    let mut fresh = stream.alloc_zeros::<f32>(128).expect("device memory");
+    let heads = Heads::in_place(&mut fresh, layout);
+    assert_eq!(rope.rotate(&stream, Some(heads), None, Positions::consecutive(0)), Ok(()));
     stream.synchronize().expect("done");
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use serde_json::Value;
 
+use crate::plot::{self, GREY};
 use crate::{Result, bench, run};
 
 /// A curve: its name in the rows and in the legend, and its colour.
@@ -17,7 +18,6 @@ type Curve = (&'static str, &'static str, RGBColor);
 type Points = BTreeMap<String, Vec<(f64, f64)>>;
 
 const BLUE: RGBColor = RGBColor(31, 119, 180);
-const GREY: RGBColor = RGBColor(120, 120, 120);
 const ORANGE: RGBColor = RGBColor(230, 126, 20);
 const GREEN: RGBColor = RGBColor(44, 140, 60);
 const RED: RGBColor = RGBColor(200, 50, 50);
@@ -61,7 +61,7 @@ fn points(rows: &[Value], point: impl Fn(&Value) -> Option<(f64, f64)>) -> Point
     curves
 }
 
-/// bf16, half-split, 32 + 8 heads of 128, from memory.
+/// bf16, half-split, 32 + 8 heads of 128, DRAM-cold.
 fn speed(rows: &[Value], path: &Path) -> Result<()> {
     let wanted = [
         ("op", Value::from("rotate")),
@@ -82,7 +82,7 @@ fn speed(rows: &[Value], path: &Path) -> Result<()> {
     });
     draw(
         path,
-        "q and k read and written, GB/s (H100, bf16, 32 + 8 heads of 128, from memory)",
+        "q and k read and written, GB/s (H100, bf16, 32 + 8 heads of 128, DRAM-cold)",
         ("tokens", "GB/s"),
         (1.0..131_072.0, 10.0..4000.0),
         (&SPEED, &curves),
@@ -101,7 +101,7 @@ fn errors(rows: &[Value], path: &Path) -> Result<()> {
     )
 }
 
-/// Curves on two logarithmic axes.
+/// The curves that there are points for, on two logarithmic axes.
 fn draw(
     path: &Path,
     title: &str,
@@ -109,54 +109,15 @@ fn draw(
     (x, y): (Range<f64>, Range<f64>),
     (curves, points): (&[Curve], &Points),
 ) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let area = SVGBackend::new(path, (860, 440)).into_drawing_area();
-    area.fill(&WHITE).map_err(|error| failed(&error))?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption(title, ("sans-serif", 17))
-        .margin(12)
-        .x_label_area_size(40)
-        .y_label_area_size(70)
-        .build_cartesian_2d(x.log_scale(), y.log_scale())
-        .map_err(|error| failed(&error))?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .x_desc(x_label)
-        .y_desc(y_label)
-        .x_label_formatter(&|x| short(*x))
-        .y_label_formatter(&|y| short(*y))
-        .label_style(("sans-serif", 13))
-        .draw()
-        .map_err(|error| failed(&error))?;
-    for &(name, label, colour) in curves {
-        let points = points.get(name).ok_or_else(|| failed(&format!("no rows of {name}")))?;
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))
-            .map_err(|error| failed(&error))?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.85))
-        .border_style(GREY)
-        .label_font(("sans-serif", 13))
-        .draw()
-        .map_err(|error| failed(&error))?;
-    area.present().map_err(|error| failed(&error))?;
+    let curve = |&(name, label, colour): &Curve| {
+        let points = points.get(name);
+        let points = points.ok_or_else(|| format!("{}: no rows of {name}", path.display()))?;
+        Ok(plot::Curve { label: label.to_owned(), colour, points: points.clone() })
+    };
+    let curves = curves.iter().map(curve).collect::<Result<Vec<_>>>()?;
+    let legend = SeriesLabelPosition::UpperLeft;
+    let titles = plot::Titles { title, x: x_label, y: y_label, legend };
+    plot::draw(path, &titles, x.log_scale(), y, &curves)?;
     println!("{}", path.display());
     Ok(())
-}
-
-/// A number on an axis.
-fn short(value: f64) -> String {
-    match value {
-        v if v >= 1e9 => format!("{:.0}G", v / 1e9),
-        v if v >= 1e6 => format!("{:.0}M", v / 1e6),
-        v if v >= 1e4 => format!("{:.0}k", v / 1e3),
-        v if v >= 0.1 => format!("{v}"),
-        v => format!("{v:.0e}"),
-    }
 }

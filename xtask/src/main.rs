@@ -4,6 +4,8 @@ mod bench;
 mod bundle;
 mod figures;
 mod mutants;
+#[path = "../../cli/src/plot.rs"]
+mod plot;
 mod resources;
 mod run;
 mod test;
