@@ -57,10 +57,15 @@ pub fn build(nvcc: &Nvcc, folder: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-changed={FLASHINFER}");
     let data = variable("FLASHINFER")
         .ok_or("the `peers` feature needs FLASHINFER: the folder flashinfer/data of its wheel")?;
+    let data = Path::new(&data).display().to_string();
+    if data.contains(char::is_whitespace) {
+        return Err(format!(
+            "nvcc's flags end at a space: FLASHINFER must have none, and is {data}"
+        ));
+    }
     // Its headers ask for a newer CCCL than CUDA 13.0 has, which its wheel brings along.
     let includes = ["include", "cccl/libcudacxx/include", "cccl/thrust", "cccl/cub"];
-    let include = |path: &&str| format!("\"-I{}\"", Path::new(&data).join(path).display());
-    let flags = includes.iter().map(include).collect::<Vec<_>>().join(" ");
+    let flags = includes.map(|path| format!("-I{data}/{path}")).join(" ");
     run(nvcc, &folder, "lib", &flags)?;
     println!("cargo:rustc-link-arg-benches={}", folder.join("libflashinfer_rope.a").display());
     for folder in ["lib64", "lib"].map(|name| root(nvcc).join(name)) {
