@@ -26,6 +26,10 @@ impl Tensor {
         let bytes = elements.and_then(|n| n.checked_mul(dtype.size()));
         let too_large = || format!("no memory for a tensor of {shape:?}");
         let bytes = bytes.ok_or_else(too_large)?;
+        // Linux promises memory that it does not have, and kills the process that uses it.
+        if available_memory().is_some_and(|available| bytes as u64 > available) {
+            return Err(too_large().into());
+        }
         let mut words = Vec::new();
         words.try_reserve_exact(bytes.div_ceil(8)).map_err(|_| too_large())?;
         words.resize(bytes.div_ceil(8), 0);
@@ -51,6 +55,17 @@ impl Tensor {
             other => return Err(format!("{} is not written to files", other.name()).into()),
         })
     }
+}
+
+/// Bytes, where the system says it: of the machine, or of the cgroup if that is less.
+fn available_memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let machine: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let machine = machine.saturating_mul(1024);
+    let cgroup = fs::read_to_string("/sys/fs/cgroup/memory.max");
+    let cgroup: Option<u64> = cgroup.ok().and_then(|max| max.trim().parse().ok());
+    Some(cgroup.map_or(machine, |max| max.min(machine)))
 }
 
 /// Token positions.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         ["test", "--registers"] => test::test(true),
         ["mutants"] => mutants::run(None),
         ["mutants", "--list"] => mutants::list(),
-        ["mutants", word] => mutants::run(Some(word)),
+        ["mutants", word] if !word.starts_with('-') => mutants::run(Some(word)),
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
         ["bench", "--compare", before, after] => bench::compare(before, after),

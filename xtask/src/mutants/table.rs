@@ -219,7 +219,7 @@ pub const MUTANTS: &[Mutant] = &[
         "if call.positions().sets.is_some() { 1.0 } else { self.spec.factor() }",
         "self.spec.factor()",
     ),
-    e(LAUNCH, "if table.rows > 1 { dim * size } else { 0 } as u64", "0u64"),
+    e(LAUNCH, "if table.rows > 1 { dim * size } else { 0 }", "0"),
     e(LAUNCH, "Ids { stride: 0, ..given }", "given"),
     e(LAUNCH, "ids.dtype == IndexType::U32", "false"),
     e(LAUNCH, "(self.spec.words.sets - 1) as u32", "self.spec.words.sets as u32"),
