@@ -183,6 +183,7 @@ fn ratio_and_factor_commute() {
     let llama3 =
         schedule(RopeScaling::Llama3(Llama3::new(8.0, 8192))).condensed(2.0).expect("may be");
     assert_eq!(llama3.ratio(), 2.0);
+    assert_eq!(llama3.condensed(4.0).expect("may be").ratio(), 8.0);
 }
 
 /// Other frequencies reach a rope and its clones; what would not fit is refused, and changes nothing.
@@ -236,8 +237,10 @@ fn words_can_be_borrowed() {
     }
     assert_eq!(rope.set_frequencies(0, &frequencies(9.0)), Err(Error::BorrowedWords));
     let len = PhaseWords::len_of(16, 1).expect("valid");
-    let refused = borrow(address, len - 1).map(|_| ());
-    assert_eq!(refused, Err(Error::WordsLen { expected: len, given: len - 1 }));
+    for given in [0, len - 1, len + 1, 2 * len] {
+        let refused = borrow(address, given).map(|_| ());
+        assert_eq!(refused, Err(Error::WordsLen { expected: len, given }));
+    }
     let refused = borrow(0, len).map(|_| ());
     assert_eq!(refused, Err(Error::Null { tensor: "phase words" }));
     let refused = borrow(address + 4, len).map(|_| ());

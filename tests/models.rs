@@ -248,9 +248,15 @@ fn keys_are_not_mixed_up() {
 /// it at the last channel, and so do we. By the formula in f64.
 #[test]
 fn yarns_ramp_is_cut_where_transformers_cuts_it() {
-    for (base, original) in
-        [(10_000.0, 4096), (100.0, 1 << 20), (1e6, 64), (500.0, 1 << 30), (1.5, 4096), (1e9, 2)]
-    {
+    for (base, original) in [
+        (10_000.0, 4096),
+        (10_000.0, 1 << 17),
+        (100.0, 1 << 20),
+        (1e6, 64),
+        (500.0, 1 << 30),
+        (1.5, 4096),
+        (1e9, 2),
+    ] {
         for dim in [2, 8, 64, 128] {
             for truncate in [true, false] {
                 let mut yarn = condensed_rope::Yarn::new(8.0, original);
@@ -280,6 +286,28 @@ fn yarns_ramp_is_cut_where_transformers_cuts_it() {
                         "base {base}, {original}, dim {dim}, pair {j}: {got} is not {exact}"
                     );
                 }
+            }
+        }
+    }
+}
+
+/// Llama 3's three ranges, by transformers' formula in f64, which has no step where they meet.
+#[test]
+fn llama3s_blend_is_transformers() {
+    for (base, original) in [(500_000.0, 8192), (10_000.0, 512), (100.0, 100), (2.0, 40)] {
+        for (low, high) in [(1.0, 4.0), (0.5, 32.0), (2.0, 2.5), (3.0, 50.0)] {
+            let mut llama3 = condensed_rope::Llama3::new(8.0, original);
+            (llama3.low_freq_factor, llama3.high_freq_factor) = (low, high);
+            let schedule = FrequencySchedule::new(128, base, RopeScaling::Llama3(llama3));
+            for (j, got) in schedule.expect("valid").frequencies().inv_freq().enumerate() {
+                let plain = base.powf(-2.0 * j as f64 / 128.0);
+                let turns = original as f64 * plain / std::f64::consts::TAU;
+                let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                let exact = plain * smooth + plain / 8.0 * (1.0 - smooth);
+                assert!(
+                    (got - exact).abs() <= plain * 1e-12,
+                    "base {base}, {original}, {low} to {high}, pair {j}: {got} is not {exact}"
+                );
             }
         }
     }

@@ -330,6 +330,20 @@ mod tests {
         }
     }
 
+    /// What is not said: rows and axes end to end, and of a row that all share, one.
+    #[test]
+    fn strides_default_to_end_to_end() {
+        let of = |row, axis, sizes| {
+            let IdStrides { row, axis } = IdStrides::of(row, axis, sizes);
+            (row, axis)
+        };
+        assert_eq!(of(None, None, [3, 5]), (5, 15));
+        assert_eq!(of(Some(7), None, [3, 5]), (7, 21));
+        assert_eq!(of(Some(0), None, [3, 5]), (0, 5));
+        assert_eq!(of(Some(0), Some(9), [3, 5]), (0, 9));
+        assert_eq!(of(Some(7), Some(0), [1, 5]), (0, 0));
+    }
+
     #[test]
     fn buffers_that_cannot_be_are_refused() {
         let check = |ids: RawIds| Positions::ids(ids).check(1, ids.len, 8);
@@ -354,7 +368,16 @@ mod tests {
         let cu_seqlens = |len| Positions::ragged(raw(len)).check(1, 9, 8);
         assert_eq!(cu_seqlens(0), Err(Error::CuSeqlens { given: 0 }));
         assert_eq!(cu_seqlens(1), Err(Error::CuSeqlens { given: 1 }));
-        assert!(matches!(cu_seqlens(usize::MAX), Err(Error::TooLarge { .. })));
+        let what = "the number of sequences";
+        let too_many = Error::TooLarge { tensor: "cu_seqlens", what, limit: MAX_SETS };
+        assert_eq!(cu_seqlens(MAX_SETS + 1), Ok(()));
+        assert_eq!(cu_seqlens(MAX_SETS + 2), Err(too_many.clone()));
+        assert_eq!(cu_seqlens(usize::MAX), Err(too_many));
+        let at = |address| Positions::ragged(RawIds::new(IndexType::I32, address, 3));
+        let tensor = "cu_seqlens";
+        assert_eq!(at(0).check(1, 9, 8), Err(Error::Null { tensor }));
+        let odd = Error::Alignment { tensor, expected: 4, given: 66 };
+        assert_eq!(at(66).check(1, 9, 8), Err(odd));
         // A stride whose last row no buffer reaches.
         let far = Positions::strided_ids(raw(9), usize::MAX).check(3, 3, 8);
         assert!(matches!(far, Err(Error::Positions { expected: usize::MAX, .. })));

@@ -154,11 +154,11 @@ pub fn compare(before: &str, after: &str) -> Result<()> {
     if apart.is_empty() {
         return Err(format!("{before} and {after} have no row in common"));
     }
-    println!("{:<10}{:<24}{:>5}{:>10}{:>9}", "cache", "implementation", "rows", "median", "most");
+    println!("{:<16}{:<24}{:>5}{:>10}{:>9}", "cache", "implementation", "rows", "median", "most");
     for ((cache, implementation), mut rows) in apart {
         rows.sort_by(|(a, _), (b, _)| a.abs().total_cmp(&b.abs()));
         let (median, (most, at)) = (rows[rows.len() / 2].0.abs(), &rows[rows.len() - 1]);
-        print!("{cache:<10}{implementation:<24}{:>5}{median:>8.2} %{most:>+7.2} %", rows.len());
+        print!("{cache:<16}{implementation:<24}{:>5}{median:>8.2} %{most:>+7.2} %", rows.len());
         println!("  {at}");
     }
     Ok(())
