@@ -124,7 +124,7 @@ fn calls() -> Result<(), Box<dyn Error>> {
     let bare = measure("cuLaunchKernel", &mut || {
         let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
         let (stream, function) = (stream.cu_stream(), function.cu_function());
-        // SAFETY: the request names the buffers above, which outlive it.
+        // SAFETY: the parameters name the buffers above, which outlive it.
         unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) }
             .expect("a launch");
     });

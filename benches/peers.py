@@ -51,7 +51,7 @@ def tables(tokens):
 
 
 def median_us(call, launches, keep=False):
-    """`keep`: what a call returns stays, so that the next one writes elsewhere: from memory, to memory."""
+    """`keep`: what a call returns stays, so that the next one writes to DRAM elsewhere."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for i in range(3):

@@ -155,7 +155,8 @@ fn scalings_refuse_what_they_cannot_hold() {
 #[test]
 fn sets_are_of_one_size() {
     let of = |dim| Frequencies::new(dim, 10_000.0).expect("valid");
-    let refused = |sets: &[Frequencies]| cpu::Rope::of_sets(sets, Pairing::HalfSplit).map(|_| ());
+    let refused =
+        |sets: &[Frequencies]| cpu::Rope::with_frequency_sets(sets, Pairing::HalfSplit).map(|_| ());
     assert_eq!(refused(&[]), Err(Error::NoSets));
     assert_eq!(refused(&[of(64), of(128)]), Err(Error::SetRotaryDim { expected: 64, given: 128 }));
     assert_eq!(refused(&[of(64), of(64)]), Ok(()));

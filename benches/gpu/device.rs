@@ -141,7 +141,8 @@ impl Device {
             Op::Sets => vec![frequencies.clone(), frequencies],
             _ => vec![frequencies],
         };
-        let rope = Rope::of_sets(&self.kernels, &sets, case.pairing).expect("room for the words");
+        let rope = Rope::with_frequency_sets(&self.kernels, &sets, case.pairing)
+            .expect("room for the words");
         let rope = if case.op == Op::Inverse { rope.inverse() } else { rope };
         let early = rope.with_pdl(Pdl::PositionsReady);
         let sources = if case.op == Op::OutOfPlace { 2 } else { 1 };

@@ -112,7 +112,7 @@ impl Limit {
         let (family, vector) = match case.op {
             Op::CosSin => (vec![&self.fill], 16),
             _ if row != pitch => (vec![&self.rows], 8),
-            // From memory, walking is never best.
+            // DRAM-cold, walking is never best.
             _ if replays.cache == Cache::Rotating => (vec![&self.copy], 16),
             _ => (vec![&self.copy, &self.walk], 16),
         };

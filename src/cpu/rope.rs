@@ -86,8 +86,8 @@ impl Rope {
     ///
     /// # Errors
     /// [`Error::NoSets`]; [`Error::SetRotaryDim`] where they differ in rotary dimension.
-    pub fn of_sets(sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
-        Ok(Self::from_words(PhaseWords::of_sets(sets)?, pairing))
+    pub fn with_frequency_sets(sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
+        Ok(Self::from_words(PhaseWords::from_sets(sets)?, pairing))
     }
 
     /// A rope that owns these words.

@@ -53,8 +53,12 @@ impl Rope {
     /// # Errors
     /// As [`new`](Self::new); [`Error::NoSets`]; [`Error::SetRotaryDim`] where they differ in rotary
     /// dimension.
-    pub fn of_sets(kernels: &Kernels, sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
-        Self::from_words(kernels, &PhaseWords::of_sets(sets)?, pairing)
+    pub fn with_frequency_sets(
+        kernels: &Kernels,
+        sets: &[Frequencies],
+        pairing: Pairing,
+    ) -> Result<Self> {
+        Self::from_words(kernels, &PhaseWords::from_sets(sets)?, pairing)
     }
 
     /// A rope with a copy of these words.

@@ -87,7 +87,7 @@ impl PhaseWords {
     /// # Errors
     /// [`Error::NoSets`]; [`Error::SetRotaryDim`] where they differ; [`Error::TooLarge`] for more than
     /// 2^32 - 1.
-    pub fn of_sets(sets: &[Frequencies]) -> Result<Self> {
+    pub fn from_sets(sets: &[Frequencies]) -> Result<Self> {
         let first = sets.first().ok_or(Error::NoSets)?;
         let shape = WordsShape::checked(first.rotary_dim(), sets.len())?;
         sets.iter().try_for_each(|set| shape.check_set(set))?;
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn words_are_as_the_format_says() {
         let two = [frequencies(6), frequencies(6).with_factor(1.5).expect("finite")];
-        let words = PhaseWords::of_sets(&two).expect("one rotary dimension");
+        let words = PhaseWords::from_sets(&two).expect("one rotary dimension");
         let steps: Vec<u64> = two[0].steps().collect();
         let one = |factor: f32| [steps.clone(), vec![factor.to_bits().into()]].concat();
         assert_eq!(words.words(), [one(1.0), one(1.5), vec![0, 0]].concat());
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn sets_are_written_over_where_they_fit() {
-        let mut words = PhaseWords::of_sets(&[frequencies(8), frequencies(8)]).expect("valid");
+        let mut words = PhaseWords::from_sets(&[frequencies(8), frequencies(8)]).expect("valid");
         let other = frequencies(8).condensed(4.0).expect("valid");
         let loud = other.clone().with_factor(2.0).expect("finite");
         assert_eq!(
@@ -283,10 +283,10 @@ mod tests {
         let wide = frequencies(10);
         let refused = Err(Error::SetRotaryDim { expected: 8, given: 10 });
         assert_eq!(words.set_frequencies(0, &wide), refused);
-        assert_eq!(PhaseWords::of_sets(&[other.clone(), wide]).map(|_| ()), refused);
+        assert_eq!(PhaseWords::from_sets(&[other.clone(), wide]).map(|_| ()), refused);
         words.set_frequencies(0, &other).expect("fits");
         words.set_frequencies(1, &loud).expect("a later set has a factor of its own");
-        assert_eq!(words, PhaseWords::of_sets(&[other, loud]).expect("valid"));
+        assert_eq!(words, PhaseWords::from_sets(&[other, loud]).expect("valid"));
         assert_eq!(words.shape().set(-1), 1);
     }
 }

@@ -41,7 +41,7 @@ impl FrequencySchedule {
         let frequencies = frequencies.with_factor(scaling.attention_factor() as f32)?;
         let mut schedule = Self { base, scaling, ratio: 1.0, stage: 0, frequencies };
         for stage in schedule.scaling.scheme().other_stage().into_iter().chain([0]) {
-            schedule.work_out(stage);
+            schedule.apply_stage(stage);
             schedule.frequencies.recheck()?;
         }
         Ok(schedule)
@@ -66,7 +66,7 @@ impl FrequencySchedule {
         let stage = self.scaling.scheme().stage(length);
         let changes = stage != self.stage;
         if changes {
-            self.work_out(stage);
+            self.apply_stage(stage);
         }
         changes
     }
@@ -103,7 +103,7 @@ impl FrequencySchedule {
     }
 
     /// Before any ratio: kinds that another length works out again cannot be condensed.
-    fn work_out(&mut self, stage: usize) {
+    fn apply_stage(&mut self, stage: usize) {
         self.stage = stage;
         let dim = DoubleDouble::from(self.frequencies.rotary_dim() as f64);
         let base = Base { ln: DoubleDouble::from(self.base).ln(), dim };

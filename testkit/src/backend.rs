@@ -58,7 +58,7 @@ impl Backend for Cpu {
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
         let rope = match call.sets.as_slice() {
             [one] => cpu::Rope::new(one, call.pairing),
-            sets => cpu::Rope::of_sets(sets, call.pairing)?,
+            sets => cpu::Rope::with_frequency_sets(sets, call.pairing)?,
         };
         let rope = if call.inverse { rope.inverse() } else { rope };
         let positions = borrow(&call.positions);

@@ -49,7 +49,7 @@ struct OnHost {
 
 impl OnHost {
     fn of(sets: &[Frequencies], pairing: Pairing) -> Result<Self> {
-        let words = PhaseWords::of_sets(sets)?;
+        let words = PhaseWords::from_sets(sets)?;
         let spec = RopeSpec::of(&words, pairing);
         let words = words.words().as_chunks().0.iter().map(|&two| TwoWords(two)).collect();
         Ok(Self { words, spec })

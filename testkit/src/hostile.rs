@@ -489,7 +489,7 @@ fn one_raw<T: TestElement>(
     let q = (!rng.random_bool(0.2)).then(|| tensor(rng));
     let k = (!rng.random_bool(0.3)).then(|| tensor(rng));
     let sets = frequencies(rng, rotary_dim);
-    let words = PhaseWords::of_sets(&sets).expect("valid sets");
+    let words = PhaseWords::from_sets(&sets).expect("valid sets");
     let pairing = PAIRINGS[rng.random_range(0..2)];
     let inverse = rng.random_bool(0.3);
     let spec = RopeSpec::of(&words, pairing);

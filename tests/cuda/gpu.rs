@@ -183,7 +183,7 @@ impl Backend for &Gpu {
 
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
         let stream = self.stream();
-        let rope = Rope::of_sets(&self.kernels, &call.sets, call.pairing)?;
+        let rope = Rope::with_frequency_sets(&self.kernels, &call.sets, call.pairing)?;
         let rope = if call.inverse { rope.inverse() } else { rope };
         let upload = |operand: &Option<Operand<T>>| {
             operand.as_ref().map(|operand| OnDevice::upload(&stream, operand))
