@@ -129,6 +129,18 @@ mod tests {
         }
     }
 
+    /// At the trained length dynamic scaling changes nothing, and says so.
+    #[test]
+    fn dynamic_scaling_begins_beyond_the_trained_length() {
+        let scaling = RopeScaling::Dynamic(Dynamic::new(4.0, 2048));
+        let mut schedule = FrequencySchedule::new(8, 10_000.0, scaling).expect("valid");
+        let plain = schedule.clone();
+        assert!(!schedule.set_length(2048) && schedule == plain);
+        assert!(schedule.set_length(2049) && schedule != plain);
+        assert!(!schedule.set_length(2049));
+        assert!(schedule.set_length(2048) && schedule == plain);
+    }
+
     /// Dynamic scaling only slows pairs down, whatever the length and the base: no stage can leave the limits
     /// that stage 0 keeps.
     #[test]
