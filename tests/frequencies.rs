@@ -1,9 +1,9 @@
 //! Frequencies and FastChat's class: what they refuse, and how they compose.
 
 use condensed_rope::{
-    CondensedRotaryEmbedding, Dynamic, Error, Frequencies, FrequencySchedule, Linear, Llama3,
-    LongRope, MAX_HEAD_DIM, Ntk, Pairing, PhaseWords, Proportional, RopeScaling, Sections, Yarn,
-    cpu,
+    CondensedRotaryEmbedding, Dynamic, Error, Frequencies, FrequencySchedule, Layout, Linear,
+    Llama3, LongRope, MAX_HEAD_DIM, Ntk, Pairing, PhaseWords, Positions, Proportional, RopeScaling,
+    Sections, Yarn, cpu,
 };
 
 #[test]
@@ -113,13 +113,13 @@ fn scalings_refuse_what_they_cannot_hold() {
         (proportional(0.5, 1.0), "factor"),
         (llama3(|llama3| llama3.factor = 0.5), "factor"),
         (llama3(|llama3| llama3.low_freq_factor = 0.0), "low_freq_factor"),
-        (llama3(|llama3| llama3.high_freq_factor = 1.0), "high_freq_factor"),
+        (llama3(|llama3| llama3.high_freq_factor = 0.999), "high_freq_factor"),
         (
             llama3(|llama3| llama3.original_max_position_embeddings = 0),
             "original_max_position_embeddings",
         ),
         (yarn(|yarn| yarn.factor = 0.0), "factor"),
-        (yarn(|yarn| yarn.beta_fast = 1.0), "beta_fast"),
+        (yarn(|yarn| yarn.beta_fast = 0.999), "beta_fast"),
         (yarn(|yarn| yarn.beta_slow = 0.0), "beta_slow"),
         (yarn(|yarn| yarn.attention_factor = f64::NAN), "attention_factor"),
         (
@@ -236,6 +236,15 @@ fn words_can_be_borrowed() {
         let own = cpu::Rope::from_words(frequencies(base).phase_words(), Pairing::Interleaved);
         assert_eq!(row(&rope), row(&own));
     }
+    // The factor is the spec's, whatever the words say.
+    let loud = frequencies(500.0).with_factor(2.0).expect("valid");
+    let quiet = row(&rope);
+    words.copy_from_slice(loud.phase_words().words());
+    assert_eq!(row(&rope), quiet);
+    let mut q = [1f32; 16];
+    let heads = cpu::Heads::in_place(&mut q, Layout::thd(1, 1, 16));
+    rope.rotate(Some(heads), None, Positions::consecutive(0)).expect("a valid call");
+    assert_eq!(q, [1f32; 16]);
     assert_eq!(rope.set_frequencies(0, &frequencies(9.0)), Err(Error::BorrowedWords));
     let len = PhaseWords::len_of(16, 1).expect("valid");
     for given in [0, len - 1, len + 1, 2 * len] {

@@ -20,8 +20,7 @@ fn frequencies_are_transformers_own() {
         let name = case["model"].as_str().expect("a name");
         let layer_type = case["layer_type"].as_str();
         let config = models::config(name);
-        // gpt-oss has layer types, but one rope for all.
-        let layer = config.layer(layer_type).expect("a layer of that type");
+        let layer = config.rotary(layer_type).expect("a layer of that type");
         assert_eq!(layer.rotary_dim, size(case, "dim"), "{name}");
         assert_eq!(layer.schedule.base(), number(case, "rope_theta"), "{name}");
         let attention = f64::from(layer.schedule.frequencies().factor());
@@ -69,9 +68,9 @@ fn rotations_are_transformers_own() {
     for (i, case) in MODELS.cases().iter().enumerate() {
         let name = case["model"].as_str().expect("a name");
         let config = models::config(name);
-        let layer = config.layer(case["layer_type"].as_str()).expect("a layer of that type");
+        let layer = config.rotary(case["layer_type"].as_str()).expect("a layer of that type");
         let (dim, given) = (layer.rotary_dim, MODELS.f32s(i, "q"));
-        let pairing = layer.pairing.expect("models of the table fix it");
+        let pairing = layer.pairing;
         let mut q = given.clone();
         let layout = Layout::bhsd(1, 2, ids.len(), dim);
         let frequencies = layer.schedule.frequencies();
@@ -89,7 +88,7 @@ fn rotations_are_transformers_own() {
 fn three_axes_are_transformers_own() {
     for name in ["qwen2_vl_7b", "qwen3_vl_8b"] {
         let config = models::config(name);
-        let layer = &config.layers[0];
+        let layer = config.rotary(None).expect("all alike");
         let ids = MODELS.named_i64s(&format!("{name}.mrope.ids"));
         let given = MODELS.named_f32s(&format!("{name}.mrope.q"));
         let mut q = given.clone();
@@ -151,17 +150,18 @@ fn close(
 /// The values that the papers and configs are known by.
 #[test]
 fn worked_values() {
-    let attention =
-        |name| f64::from(models::config(name).layers[0].schedule.frequencies().factor());
+    let attention = |name| {
+        f64::from(models::rotaries(&models::config(name))[0].schedule.frequencies().factor())
+    };
     for (name, expected) in
         [("phi_3_5_mini", 1.1902), ("gpt_oss_120b", 1.3466), ("qwen2_5_7b", 1.1386)]
     {
         assert!((attention(name) - expected).abs() < 5e-5, "{name}: {}", attention(name));
     }
     let deepseek = models::config("deepseek_v3");
-    let layer = &deepseek.layers[0];
+    let layer = deepseek.rotary(None).expect("all alike");
     assert_eq!((layer.head_dim, layer.rotary_offset, layer.rotary_dim), (192, 128, 64));
-    assert_eq!(layer.pairing, Some(Pairing::Interleaved));
+    assert_eq!(layer.pairing, Pairing::Interleaved);
     assert_eq!(layer.schedule.frequencies().factor(), 1.0);
     let plain = Frequencies::new(64, 10_000.0).expect("valid");
     // The ramp runs from pair 10 to pair 23.
@@ -176,26 +176,27 @@ fn worked_values() {
         assert!(fine, "pair {j} is divided by {ratio}");
     }
     let gemma = models::config("gemma_3_12b");
-    let names: Vec<_> = gemma.layers.iter().filter_map(|l| l.layer_type.as_deref()).collect();
+    let names: Vec<_> = gemma.groups.iter().flat_map(|group| group.layer_types.clone()).collect();
     assert_eq!(names, ["full_attention", "sliding_attention"]);
 }
 
 /// A ratio on top of a plain config is FastChat's patch; on top of one that stretches already, an error.
 #[test]
 fn ratios_go_on_top_where_that_makes_sense() {
-    let plain = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}"#;
+    let llama = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32}"#;
     let condensed =
-        Config::from_json(plain).and_then(|config| config.condensed(8.0)).expect("valid");
+        Config::from_json(llama).and_then(|config| config.condensed(8.0)).expect("valid");
     let expected = Frequencies::new(128, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid");
-    assert_eq!(condensed.layers[0].schedule.frequencies(), &expected);
+    assert_eq!(models::rotaries(&condensed)[0].schedule.frequencies(), &expected);
     for name in ["longchat_7b_16k", "qwen3_8b", "phi_4_mini", "kind_dynamic", "gemma_3_12b"] {
         let error = models::config(name).condensed(8.0).expect_err(name);
         let twice = matches!(&error, ConfigError::Rope { error: Error::NotCondensable { .. }, .. });
         assert!(twice, "{name}: {error}");
     }
-    let llama = models::config("llama_3_1_8b").condensed(2.0).expect("valid");
+    let plain = models::config("llama_3_1_8b");
+    let llama = plain.clone().condensed(2.0).expect("valid");
     let (twice, once) =
-        (&llama.layers[0].schedule, &models::config("llama_3_1_8b").layers[0].schedule);
+        (&models::rotaries(&llama)[0].schedule, &models::rotaries(&plain)[0].schedule);
     for (twice, once) in twice.frequencies().inv_freq().zip(once.frequencies().inv_freq()) {
         assert_eq!(2.0 * twice, once);
     }
@@ -226,21 +227,22 @@ fn keys_are_not_mixed_up() {
             r#""model_type": "llama", "rope_scaling": {{"rope_type": "yarn", "factor": 40.0,
             "original_max_position_embeddings": 4096, "mscale": {mscale}, "mscale_all_dim": {all_dim}}}"#
         ));
-        f64::from(config.layers[0].schedule.frequencies().factor())
+        f64::from(models::rotaries(&config)[0].schedule.frequencies().factor())
     };
     let scale = |mscale: f64| 0.1 * mscale * 40f64.ln() + 1.0;
     assert!((yarn(1.0, 0.5) - scale(1.0) / scale(0.5)).abs() < 1e-6);
     assert!((yarn(0.707, 1.0) - scale(0.707) / scale(1.0)).abs() < 1e-6);
     // A flag overrules the model type, either way.
     for (flag, pairing) in [(true, Pairing::Interleaved), (false, Pairing::HalfSplit)] {
-        for model in ["llama", "deepseek_v3", "unheard_of"] {
+        for model in ["llama", "deepseek_v3"] {
             let config = read(&format!(r#""model_type": "{model}", "rope_interleave": {flag}"#));
-            assert_eq!(config.layers[0].pairing, Some(pairing), "{model}");
+            assert_eq!(models::rotaries(&config)[0].pairing, pairing, "{model}");
         }
     }
     // Gemma 3's local base, where the config leaves it out.
     let gemma = read(r#""model_type": "gemma3_text", "head_dim": 16"#);
-    let bases: Vec<f64> = gemma.layers.iter().map(|layer| layer.schedule.base()).collect();
+    let bases: Vec<f64> =
+        models::rotaries(&gemma).iter().map(|rotary| rotary.schedule.base()).collect();
     assert_eq!(bases, [1_000_000.0, 10_000.0]);
 }
 
@@ -258,16 +260,17 @@ fn yarns_ramp_is_cut_where_transformers_cuts_it() {
         (1e9, 2),
     ] {
         for dim in [2, 8, 64, 128] {
-            for truncate in [true, false] {
+            // Kimi K2's two equal ends are a step, or a ramp of one pair.
+            for (truncate, beta_fast) in [(true, 32.0), (false, 32.0), (true, 1.0), (false, 1.0)] {
                 let mut yarn = condensed_rope::Yarn::new(8.0, original);
-                yarn.truncate = truncate;
+                (yarn.truncate, yarn.beta_fast) = (truncate, beta_fast);
                 let schedule = FrequencySchedule::new(dim, base, RopeScaling::Yarn(yarn));
                 let schedule = schedule.expect("valid");
                 let pair = |beta: f64| {
                     let turns = original as f64 / (beta * std::f64::consts::TAU);
                     dim as f64 * turns.ln() / (2.0 * base.ln())
                 };
-                let (mut low, mut high) = (pair(32.0), pair(1.0));
+                let (mut low, mut high) = (pair(beta_fast), pair(1.0));
                 if truncate {
                     (low, high) = (low.floor(), high.ceil());
                 }
@@ -295,14 +298,18 @@ fn yarns_ramp_is_cut_where_transformers_cuts_it() {
 #[test]
 fn llama3s_blend_is_transformers() {
     for (base, original) in [(500_000.0, 8192), (10_000.0, 512), (100.0, 100), (2.0, 40)] {
-        for (low, high) in [(1.0, 4.0), (0.5, 32.0), (2.0, 2.5), (3.0, 50.0)] {
+        for (low, high) in [(1.0, 4.0), (0.5, 32.0), (2.0, 2.5), (3.0, 50.0), (1.0, 1.0)] {
             let mut llama3 = condensed_rope::Llama3::new(8.0, original);
             (llama3.low_freq_factor, llama3.high_freq_factor) = (low, high);
             let schedule = FrequencySchedule::new(128, base, RopeScaling::Llama3(llama3));
             for (j, got) in schedule.expect("valid").frequencies().inv_freq().enumerate() {
                 let plain = base.powf(-2.0 * j as f64 / 128.0);
                 let turns = original as f64 * plain / std::f64::consts::TAU;
-                let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                // Llama 4 Scout's two equal ends are a step.
+                let smooth = match high - low {
+                    0.0 => f64::from(turns >= low),
+                    width => ((turns - low) / width).clamp(0.0, 1.0),
+                };
                 let exact = plain * smooth + plain / 8.0 * (1.0 - smooth);
                 assert!(
                     (got - exact).abs() <= plain * 1e-12,
@@ -325,8 +332,10 @@ fn bad_configs_are_refused() {
     for (config, key) in [
         ("[]".to_owned(), "not an object"),
         ("{".to_owned(), "EOF"),
-        ("{}".to_owned(), "hidden_size"),
-        (r#"{"hidden_size": 64}"#.to_owned(), "num_attention_heads"),
+        ("{}".to_owned(), "model_type"),
+        (r#"{"model_type": "unheard_of"}"#.to_owned(), "unheard_of"),
+        (r#"{"model_type": "llama"}"#.to_owned(), "hidden_size"),
+        (r#"{"model_type": "llama", "hidden_size": 64}"#.to_owned(), "num_attention_heads"),
         (with(r#"{"rope_type": "spiral"}"#), "rope_type"),
         (with(r#"{"rope_type": 3}"#), "rope_type"),
         (with(r#"{"type": "linear", "rope_type": "yarn", "factor": 2.0}"#), "type"),
@@ -369,8 +378,11 @@ fn bad_configs_are_refused() {
         (llama(r#", "partial_rotary_factor": 0.5, "rotary_pct": 0.25"#), "rotary_pct"),
         (llama(r#", "partial_rotary_factor": 1.5"#), "partial_rotary_factor"),
         (llama(r#", "head_dim": 0"#), "head_dim"),
-        (llama(r#", "head_dim": 7"#), "rotary_dim"),
-        (llama(r#", "head_dim": 100000"#), "rotary_dim"),
+        (llama(r#", "head_dim": 7"#), "head_dim"),
+        (llama(r#", "head_dim": 100000"#), "head_dim"),
+        (llama(r#", "num_hidden_layers": 1e15"#), "num_hidden_layers"),
+        (llama(r#", "num_hidden_layers": 2, "layer_types": ["full_attention"]"#), "layer_types"),
+        (with(r#"{"type": "linear", "factor": Infinity}"#), "factor"),
     ] {
         let error = Config::from_json(&config).expect_err(&config).to_string();
         assert!(error.contains(key), "{config}: {error}");

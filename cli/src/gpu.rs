@@ -11,8 +11,8 @@ use crate::files::Tensor;
 use crate::rotate::{Call, Context};
 
 fn rope(context: &Context, call: &Call) -> Result<Rope> {
-    let frequencies = call.layer.schedule.frequencies();
-    let rope = Rope::new(&Kernels::load(context)?, frequencies, call.pairing)?;
+    let frequencies = call.rotary.schedule.frequencies();
+    let rope = Rope::new(&Kernels::load(context)?, frequencies, call.rotary.pairing)?;
     Ok(if call.inverse { rope.inverse() } else { rope })
 }
 

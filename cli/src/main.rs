@@ -9,6 +9,7 @@ mod files;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod inspect;
+mod json;
 mod model;
 mod plot;
 mod positions;
@@ -37,7 +38,10 @@ pub struct Model {
     /// For models whose layer types differ: full_attention, sliding_attention.
     #[arg(long, value_name = "NAME")]
     layer_type: Option<String>,
-    /// How channels pair, where the model type does not say so.
+    /// The layer of this index, instead of a type.
+    #[arg(long, value_name = "N", conflicts_with = "layer_type")]
+    layer: Option<usize>,
+    /// How channels pair, of a model type that is not known: it is read by LLaMA's keys and defaults then.
     #[arg(long, value_enum)]
     pairing: Option<Pairing>,
 }
@@ -81,6 +85,12 @@ pub struct Inspect {
     /// Also draw the angle per position of each pair, before and after scaling.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// One JSON object instead of the table.
+    #[arg(long, conflicts_with = "svg")]
+    json: bool,
+    /// The frequencies of sequences of this length.
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

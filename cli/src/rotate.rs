@@ -1,36 +1,34 @@
 //! Rotating, on the GPU or the CPU, with the same bits.
 
-use condensed_rope::hf::Layer;
-use condensed_rope::{DimOrder, Layout, Pairing, Positions, cpu};
+use condensed_rope::hf::Rotary;
+use condensed_rope::{DimOrder, Direction, Layout, Positions, cpu};
 
 use crate::files::{self, Tensor};
 use crate::{Backend, Order, Result, Rotate, model, positions};
 
 /// A call, but for the tensors.
 pub struct Call<'a> {
-    pub layer: &'a Layer,
-    pub pairing: Pairing,
+    pub rotary: &'a Rotary,
     pub inverse: bool,
     pub layouts: [Option<Layout>; 2],
     pub positions: Positions<&'a [i64]>,
 }
 
 pub fn rotate(arguments: &Rotate) -> Result<()> {
-    let mut layer = model::layer(&arguments.model)?;
-    let pairing = model::pairing(&arguments.model, &layer)?;
+    let mut rotary = model::rotary(&arguments.model)?;
     let path = arguments.input.as_ref().ok_or("--input is needed")?;
     let files::Input { mut q, mut k, positions } = files::read(path)?;
     let layout_of = |name, tensor: &Option<Tensor>| {
-        tensor.as_ref().map(|t| layout(name, t, arguments.layout, &layer)).transpose()
+        tensor.as_ref().map(|t| layout(name, t, arguments.layout, &rotary)).transpose()
     };
     let layouts = [layout_of("q", &q)?, layout_of("k", &k)?];
     let [batch, seq, ..] = layouts[0].or(layouts[1]).ok_or("no tensor")?.shape();
-    let (positions, length) = positions::of(positions.as_ref(), [batch, seq], layer.sections)?;
+    let (positions, length) = positions::of(positions.as_ref(), [batch, seq], rotary.sections)?;
     // Dynamic scaling and LongRoPE look at the longest sequence.
-    layer.schedule.set_length(length);
+    rotary.schedule.set_length(length);
 
-    let inverse = arguments.inverse;
-    let call = Call { layer: &layer, pairing, inverse, layouts, positions };
+    let inverse = is_inverse(arguments, &rotary);
+    let call = Call { rotary: &rotary, inverse, layouts, positions };
     let on = run(&call, arguments.backend, [&mut q, &mut k])?;
     let tensors = [("q", &q), ("k", &k)];
     let tensors: Vec<(&str, &Tensor)> =
@@ -42,11 +40,16 @@ pub fn rotate(arguments: &Rotate) -> Result<()> {
     Ok(())
 }
 
+/// Backwards, if the class turns forward.
+pub fn is_inverse(arguments: &Rotate, rotary: &Rotary) -> bool {
+    arguments.inverse != (rotary.direction == Direction::Inverse)
+}
+
 fn layout(
     name: &'static str,
     tensor: &Tensor,
     order: Option<Order>,
-    layer: &Layer,
+    rotary: &Rotary,
 ) -> Result<Layout> {
     let default = if tensor.shape.len() == 4 { Order::Bshd } else { Order::Thd };
     let order = match order.unwrap_or(default) {
@@ -57,16 +60,16 @@ fn layout(
     };
     let layout = Layout::contiguous(name, order, &tensor.shape)?;
     let [.., head_dim] = layout.shape();
-    if layer.rotary_offset == 0 {
-        if head_dim != layer.head_dim {
-            let expected = layer.head_dim;
+    if rotary.rotary_offset == 0 {
+        if head_dim != rotary.head_dim {
+            let expected = rotary.head_dim;
             return Err(format!("{name} must have heads of {expected}: given {head_dim}").into());
         }
         return Ok(layout);
     }
     // MLA: the last channels rotate, of a query, of a latent key, or of nothing but themselves.
-    let offset = head_dim.checked_sub(layer.rotary_dim).ok_or_else(|| {
-        format!("{name} must have heads of {} or more: given {head_dim}", layer.rotary_dim)
+    let offset = head_dim.checked_sub(rotary.rotary_dim).ok_or_else(|| {
+        format!("{name} must have heads of {} or more: given {head_dim}", rotary.rotary_dim)
     })?;
     Ok(layout.rotate_from(offset))
 }
@@ -100,7 +103,7 @@ fn run(call: &Call, backend: Backend, tensors: [&mut Option<Tensor>; 2]) -> Resu
         #[cfg(feature = "cuda")]
         Some(context) => crate::gpu::run(call, &context, tensors),
         _ => {
-            let rope = cpu::Rope::new(call.layer.schedule.frequencies(), call.pairing);
+            let rope = cpu::Rope::new(call.rotary.schedule.frequencies(), call.rotary.pairing);
             let rope = if call.inverse { rope.inverse() } else { rope };
             let [q, k] = tensors;
             let [q_layout, k_layout] = call.layouts;

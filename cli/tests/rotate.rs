@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use condensed_rope::hf::Config;
 use condensed_rope::{CondensedRotaryEmbedding, Layout, Pairing, Positions, cpu};
 use half::bf16;
 use safetensors::tensor::TensorView;
@@ -68,7 +69,7 @@ fn rotates_files() {
     );
     assert!(output.status.success(), "{output:?}");
     let config = models::config("longchat_7b_16k");
-    cpu::Rope::new(config.layers[0].schedule.frequencies(), Pairing::HalfSplit)
+    cpu::Rope::new(models::rotaries(&config)[0].schedule.frequencies(), Pairing::HalfSplit)
         .rotate(
             Some(cpu::Heads::in_place(&mut q, Layout::thd(3, 32, 128))),
             None,
@@ -170,7 +171,7 @@ fn ids_broadcast() {
     let axes: Vec<i64> = (0..9).map(|i| i * i * 31).collect();
     let all_axes: Vec<i64> = (0..18).map(|i| i * i * 17).collect();
     let with_text = |axes: &[i64], n: usize| [vec![-1; n], axes.to_vec()].concat();
-    let sections = vl.layers[0].sections.expect("M-RoPE");
+    let sections = models::rotaries(&vl)[0].sections.expect("M-RoPE");
     type Case<'a> = (&'a str, Vec<usize>, Vec<i64>, Positions<cpu::Ids<'a>>);
     let strided = |axes, strides| Positions::strided_axes(axes, sections, strides);
     let cases: Vec<Case> = vec![
@@ -193,7 +194,7 @@ fn ids_broadcast() {
         );
         let output = run(&folder, &arguments);
         assert!(output.status.success(), "{shape:?}: {output:?}");
-        let layer = if config == "vl.json" { &vl.layers[0] } else { &plain.layers[0] };
+        let layer = models::rotaries(if config == "vl.json" { &vl } else { &plain })[0];
         let mut expected = q[0].clone();
         let heads = cpu::Heads::in_place(&mut expected, Layout::bshd(2, 3, 4, 128));
         cpu::Rope::new(layer.schedule.frequencies(), Pairing::HalfSplit)
@@ -253,7 +254,7 @@ fn the_length_is_that_of_the_ids() {
     for name in ["phi_3_5_mini", "kind_dynamic"] {
         fs::write(folder.join("config.json"), models::json(name)).expect("a file");
         let config = models::config(name);
-        let layer = &config.layers[0];
+        let layer = models::rotaries(&config)[0];
         let input = folder.join("in.safetensors");
         for (last, length) in [(100, 101), (100_000, 100_001)] {
             let shape = [3, 4, layer.head_dim];
@@ -311,6 +312,9 @@ fn bad_input_leaves_nothing_behind() {
     let folder = folder("bad");
     fs::write(folder.join("config.json"), models::json("longchat_7b_16k")).expect("a file");
     fs::write(folder.join("gemma.json"), models::json("gemma_3_12b")).expect("a file");
+    let smol = r#"{"model_type": "smollm3", "hidden_size": 64, "num_attention_heads": 4,
+        "num_hidden_layers": 8}"#;
+    fs::write(folder.join("smol.json"), smol).expect("a file");
     fs::write(
         folder.join("spiral.json"),
         models::json("longchat_7b_16k").replace("linear", "spiral"),
@@ -338,6 +342,8 @@ fn bad_input_leaves_nothing_behind() {
         ("--config config.json --input in.safetensors --layout bshd", "dimensions"),
         ("--config config.json --input in.safetensors --condense-ratio 8", "twice"),
         ("--config config.json --input in.safetensors --layer-type deep", "--layer-type"),
+        ("--config smol.json --input in.safetensors --layer 8", "--layer must be below 8"),
+        ("--config smol.json --input in.safetensors --layer 7", "layer 7 does not rotate"),
         ("--config gemma.json --input in.safetensors", "sliding_attention"),
         ("--config config.json --input in.safetensors --backend abacus", "abacus"),
         ("--config config.json", "--input"),
@@ -387,11 +393,14 @@ fn backends_write_the_same_bytes() {
     for name in models::NAMES {
         let config = models::config(name);
         fs::write(folder.join("config.json"), models::json(name)).expect("a file");
-        for layer in &config.layers {
-            let shape = [3, 4, layer.head_dim];
+        for group in &config.groups {
+            let Some(rotary) = &group.rotary else { continue };
+            let shape = [3, 4, rotary.head_dim];
             write(&folder.join("in.safetensors"), shape, shape, (&[3], &[5, 131_071, 70]));
-            let layer_type = layer.layer_type.as_ref();
-            let choice = layer_type.map_or(String::new(), |name| format!(" --layer-type {name}"));
+            let choice = group
+                .layer_types
+                .first()
+                .map_or(String::new(), |name| format!(" --layer-type {name}"));
             let files = ["cpu", "cuda"].map(|backend| {
                 let output = format!("{backend}.safetensors");
                 let arguments = format!(
@@ -406,5 +415,49 @@ fn backends_write_the_same_bytes() {
         }
     }
     println!("{models} ropes, the same bytes");
+    fs::remove_dir_all(folder).expect("it was there");
+}
+
+/// The same in JSON, which reads back to the library's numbers; layers that do not rotate are null.
+#[test]
+fn inspects_configs_for_programs() {
+    let folder = folder("json");
+    let smol = r#"{"model_type": "smollm3", "hidden_size": 64, "num_attention_heads": 4,
+        "num_hidden_layers": 8, "max_position_embeddings": 64,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0}}"#;
+    fs::write(folder.join("config.json"), smol).expect("a file");
+    let inspect = |more: &str| -> serde_json::Value {
+        let output = run(&folder, &format!("inspect --config config.json --json{more}"));
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("one object")
+    };
+    let config = Config::from_json(smol).expect("it is read");
+    let rotary = config.rotary(None).expect("all alike");
+    for (more, length) in [("", None), (" --length 64", Some(64)), (" --length 1000", Some(1000))] {
+        let object = inspect(more);
+        assert_eq!(object["length"].as_u64(), length.map(|length| length as u64));
+        let [turning, other] = [0, 1].map(|group| &object["groups"][group]);
+        assert_eq!(turning["indices"], serde_json::json!([0, 1, 2, 4, 5, 6]));
+        assert_eq!(turning["changes_from"], 65);
+        assert_eq!(turning["scaling"]["name"], "dynamic");
+        assert_eq!(turning["pairing"], "half-split");
+        let schedule = rotary.schedule.clone().at_length(length.unwrap_or(1));
+        let expected: Vec<f64> = schedule.frequencies().inv_freq().collect();
+        let got: Vec<f64> = turning["inv_freq"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|number| number.as_f64().expect("a number"))
+            .collect();
+        assert_eq!(got, expected);
+        assert_eq!(
+            (&other["rotates"], &other["indices"]),
+            (&false.into(), &serde_json::json!([3, 7]))
+        );
+        let keys = |group: &serde_json::Value| group.as_object().map(|group| group.len());
+        assert_eq!(keys(turning), keys(other));
+        assert!(other["inv_freq"].is_null());
+    }
+    assert_eq!(inspect(" --layer 7")["groups"].as_array().map(Vec::len), Some(1));
     fs::remove_dir_all(folder).expect("it was there");
 }

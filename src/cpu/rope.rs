@@ -130,7 +130,6 @@ impl Rope {
     /// [`Error::SetRotaryDim`]; [`Error::SetIndex`]; [`Error::SetFactor`]; [`Error::BorrowedWords`].
     pub fn set_frequencies(&self, set: usize, frequencies: &Frequencies) -> Result<()> {
         let Words::Owned(words) = &self.words else { return Err(Error::BorrowedWords) };
-        self.spec.words.check_write(self.spec.factor(), set, frequencies)?;
         let mut words = words.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut words).set_frequencies(set, frequencies)
     }

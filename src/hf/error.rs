@@ -32,6 +32,30 @@ pub enum ConfigError {
         /// The values.
         given: [String; 2],
     },
+    /// A key that describes a rope and that nothing reads: another kind's, misspelt, or in the wrong place.
+    Unread {
+        /// The key.
+        key: String,
+        /// What it holds.
+        given: String,
+    },
+    /// A model type that is not in the table, so that pairing and defaults are not known.
+    ModelType {
+        /// The type; `None` where the file has none.
+        given: Option<String>,
+    },
+    /// A layer type that there is not; or none named where there are several.
+    LayerType {
+        /// The type that was asked for.
+        given: Option<String>,
+        /// The types that there are.
+        known: Vec<String>,
+    },
+    /// Layers that do not rotate.
+    NoRotation {
+        /// Their type, where one was asked for.
+        layer_type: Option<String>,
+    },
     /// A scaling whose parameters are out of range.
     Rope {
         /// The layer type, where there are several.
@@ -50,6 +74,10 @@ impl ConfigError {
             Self::Missing { .. } => 1002,
             Self::Value { .. } => 1003,
             Self::Contradiction { .. } => 1004,
+            Self::Unread { .. } => 1005,
+            Self::ModelType { .. } => 1006,
+            Self::LayerType { .. } => 1007,
+            Self::NoRotation { .. } => 1008,
             Self::Rope { error, .. } => error.code(),
         }
     }
@@ -65,6 +93,30 @@ impl fmt::Display for ConfigError {
             }
             Self::Contradiction { keys: [a, b], given: [x, y] } => {
                 write!(f, "config.json: {a} is {x}, but {b} is {y}")
+            }
+            Self::Unread { key, given } => {
+                write!(f, "config.json: {key} is {given}, which this kind of rope does not read")
+            }
+            Self::ModelType { given: None } => {
+                write!(f, "config.json: model_type is missing, so that pairing is not known")
+            }
+            Self::ModelType { given: Some(given) } => {
+                write!(f, "config.json: model_type is {given:?}, whose pairing is not known")
+            }
+            Self::LayerType { given: Some(given), known } if known.is_empty() => {
+                write!(f, "config.json: no layer type {given:?}: all layers are alike")
+            }
+            Self::LayerType { given: Some(given), known } => {
+                write!(f, "config.json: no layer type {given:?}: there are {}", known.join(", "))
+            }
+            Self::LayerType { given: None, known } => {
+                write!(f, "config.json: layers differ: name one of {}", known.join(", "))
+            }
+            Self::NoRotation { layer_type: None } => {
+                write!(f, "config.json: no layer of the model rotates")
+            }
+            Self::NoRotation { layer_type: Some(name) } => {
+                write!(f, "config.json: layers of type {name} do not rotate")
             }
             Self::Rope { layer_type: None, error } => write!(f, "config.json: {error}"),
             Self::Rope { layer_type: Some(name), error } => {

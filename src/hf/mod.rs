@@ -8,56 +8,94 @@
 //!         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 //!         "original_max_position_embeddings": 8192}}"#;
 //! let config = hf::Config::from_json(config)?;
-//! let layer = &config.layers[0];
-//! assert_eq!((layer.head_dim, layer.rotary_dim), (128, 128));
-//! assert_eq!(layer.pairing, Some(Pairing::HalfSplit));
-//! let rope = condensed_rope::cpu::Rope::new(layer.schedule.frequencies(), Pairing::HalfSplit);
+//! let rotary = config.rotary(None)?;
+//! assert_eq!((rotary.head_dim, rotary.rotary_dim), (128, 128));
+//! assert_eq!(rotary.pairing, Pairing::HalfSplit);
+//! let rope = condensed_rope::cpu::Rope::new(rotary.schedule.frequencies(), rotary.pairing);
 //! # Ok::<(), condensed_rope::hf::ConfigError>(())
 //! ```
+//!
+//! What a class of transformers does is not in the file: pairing, defaults, layers that do not rotate. A table of model
+//! types has it; a type that is not in the table is an error, unless the caller says what the file cannot
+//! ([`Explicit`]). Nothing about ropes is passed over: a key inside a rope's object that its kind does not read, and
+//! a key at the top that looks like a rope's and that nothing reads, are errors that name the key.
 
 mod error;
 mod fields;
-mod model;
+mod layers;
+mod models;
 mod reader;
+mod scaling;
 
 use serde_json::Value;
 
 pub use error::ConfigError;
 use error::Result;
 
-use crate::{FrequencySchedule, Pairing, Sections};
+use crate::{Direction, FrequencySchedule, Pairing, Sections};
 
 /// What a `config.json` says of rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// `model_type`, where there is one.
+    /// `model_type`, where there is one: of the language model in a multimodal one.
     pub model_type: Option<String>,
-    /// One entry; or one a layer type, by name.
-    pub layers: Vec<Layer>,
+    /// Number of layers, where the file says it.
+    pub num_layers: Option<usize>,
+    /// Layers that rotate alike, or not at all. Each layer with attention is in one group; those without (linear
+    /// attention, convolutions, state spaces) are in none.
+    pub groups: Vec<LayerGroup>,
 }
 
-/// Rotary embedding of one type of layers.
+/// Layers that rotate alike, or not at all.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Layer {
-    /// `full_attention`, `sliding_attention`; `None` where all layers are alike.
-    pub layer_type: Option<String>,
+pub struct LayerGroup {
+    /// `full_attention`, `sliding_attention`, …; empty where the file names none.
+    pub layer_types: Vec<String>,
+    /// Indices of the layers; `None` where the file does not say how many there are, or which.
+    pub indices: Option<Vec<usize>>,
+    /// How they rotate; `None` where they do not.
+    pub rotary: Option<Rotary>,
+}
+
+/// Rotary embedding of a group of layers.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rotary {
     /// Frequencies, scaled as the config says, at the length that the model was trained on. The
     /// attention factor is theirs.
     pub schedule: FrequencySchedule,
-    /// How channels pair, where the model type fixes it.
-    pub pairing: Option<Pairing>,
+    /// How channels pair.
+    pub pairing: Pairing,
+    /// Which way the class turns: forward in all but a few.
+    pub direction: Direction,
     /// Channels of a query head.
     pub head_dim: usize,
     /// The first one that rotates: above zero in MLA, where rotated channels come last.
     pub rotary_offset: usize,
     /// Number of rotated channels.
     pub rotary_dim: usize,
-    /// Pairs by time, height and width, where the model asks for it (M-RoPE).
+    /// Pairs by time, height and width, where the model has them (M-RoPE).
     pub sections: Option<Sections>,
     /// `max_position_embeddings`, where there is one: before or after scaling, as the model likes.
     pub max_position_embeddings: Option<usize>,
+}
+
+/// What a caller knows and a file cannot say. What is `None` comes from the file and the table of model types;
+/// what contradicts them is an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explicit {
+    /// How channels pair. With it, a model type that is not in the table is read by LLaMA's keys and defaults.
+    pub pairing: Option<Pairing>,
+}
+
+impl Explicit {
+    /// Of channels that pair so.
+    pub fn pairing(pairing: Pairing) -> Self {
+        Self { pairing: Some(pairing) }
+    }
 }
 
 impl std::str::FromStr for Config {
@@ -69,33 +107,63 @@ impl std::str::FromStr for Config {
 }
 
 impl Config {
-    /// Reads the text of a `config.json`: either spelling of transformers' (`rope_parameters`, nested
-    /// by layer type or not; `rope_scaling`, `rope_theta`, `rotary_pct`, `rotary_emb_base`,
-    /// `rope_local_base_freq`, `rotary_dim`), the language model's part of a multimodal one.
+    /// Reads the text of a `config.json`: either spelling of transformers' (`rope_parameters`, nested by layer type or
+    /// not; `rope_scaling`, `rope_theta` and the older keys), the language model's part of a multimodal one.
     ///
     /// # Errors
-    /// A [`ConfigError`] that names the key: unknown rope types, missing fields, fields that contradict
-    /// one another, parameters out of range.
+    /// A [`ConfigError`] that names the key: a model type that is not in the table, unknown rope types, missing
+    /// fields, fields that contradict one another or that nothing reads, parameters out of range.
     pub fn from_json(json: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(json)
+        Self::with_explicit(json, Explicit::default())
+    }
+
+    /// As [`from_json`](Self::from_json), with what the caller knows.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json), and [`ConfigError::Contradiction`] where the table knows otherwise.
+    pub fn with_explicit(json: &str, explicit: Explicit) -> Result<Self> {
+        let value: Value = serde_json::from_str(&fields::quote_non_finite(json))
             .map_err(|error| ConfigError::Json { reason: error.to_string() })?;
         let Value::Object(object) = value else {
             return Err(ConfigError::Json { reason: "not an object".to_owned() });
         };
-        reader::read(&object)
+        reader::read(&object, explicit)
     }
 
-    /// The layers of a type; without a name, all layers, where they are alike.
-    pub fn layer(&self, layer_type: Option<&str>) -> Option<&Layer> {
-        match (layer_type, self.layers.as_slice()) {
-            (None, [layer]) => Some(layer),
-            (None, _) => None,
-            (Some(name), [layer]) if layer.layer_type.is_none() && name == "full_attention" => {
-                Some(layer)
+    /// The group of the layer of an index; `None` where there is no such layer, or it has no attention.
+    pub fn layer(&self, index: usize) -> Option<&LayerGroup> {
+        let has = |group: &&LayerGroup| match &group.indices {
+            Some(indices) => indices.contains(&index),
+            None => self.groups.len() == 1 && self.num_layers.is_none_or(|layers| index < layers),
+        };
+        self.groups.iter().find(has)
+    }
+
+    /// How the layers of a type rotate, those of them that do; without a name, how all layers that rotate do.
+    ///
+    /// # Errors
+    /// [`ConfigError::LayerType`] for a type that there is not, and where layers rotate in several ways and none is
+    /// named; [`ConfigError::NoRotation`] where none of them rotate.
+    pub fn rotary(&self, layer_type: Option<&str>) -> Result<&Rotary> {
+        let named = |group: &&LayerGroup| match layer_type {
+            Some(name) => group.layer_types.iter().any(|layer_type| layer_type == name),
+            None => true,
+        };
+        let mut rotating = self.groups.iter().filter(named).filter_map(|g| g.rotary.as_ref());
+        let error = || {
+            let types = self.groups.iter().flat_map(|group| group.layer_types.clone());
+            let mut known: Vec<_> = types.collect();
+            known.sort();
+            known.dedup();
+            ConfigError::LayerType { given: layer_type.map(str::to_owned), known }
+        };
+        match (rotating.next(), rotating.next()) {
+            (Some(rotary), None) => Ok(rotary),
+            (Some(_), Some(_)) => Err(error()),
+            (None, _) if self.groups.iter().any(|group| named(&group)) => {
+                Err(ConfigError::NoRotation { layer_type: layer_type.map(str::to_owned) })
             }
-            (Some(name), layers) => {
-                layers.iter().find(|layer| layer.layer_type.as_deref() == Some(name))
-            }
+            (None, _) => Err(error()),
         }
     }
 
@@ -105,13 +173,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Rope`] where a layer's scaling stretches positions already.
     pub fn condensed(self, ratio: f64) -> Result<Self> {
-        let condensed = |layer: Layer| {
-            let layer_type = layer.layer_type.clone();
-            let schedule = layer.schedule.condensed(ratio);
+        let condensed = |group: LayerGroup| {
+            let Some(rotary) = group.rotary else { return Ok(group) };
+            let layer_type = group.layer_types.first().cloned();
+            let schedule = rotary.schedule.condensed(ratio);
             let schedule = schedule.map_err(|error| ConfigError::Rope { layer_type, error })?;
-            Ok(Layer { schedule, ..layer })
+            Ok(LayerGroup { rotary: Some(Rotary { schedule, ..rotary }), ..group })
         };
-        let layers = self.layers.into_iter().map(condensed).collect::<Result<_>>()?;
-        Ok(Self { layers, ..self })
+        let groups = self.groups.into_iter().map(condensed).collect::<Result<_>>()?;
+        Ok(Self { groups, ..self })
     }
 }

@@ -1,113 +1,216 @@
-//! From fields to layers.
+//! From fields to groups of layers.
 
 use serde_json::{Map, Value};
 
 use super::error::{ConfigError, Result};
-use super::fields::{Fields, Sources, agreed};
-use super::model::Model;
-use super::{Config, Layer};
-use crate::{
-    Dynamic, FrequencySchedule, Linear, Llama3, LongRope, Ntk, Pairing, Proportional, RopeScaling,
-    Sections, Yarn,
-};
+use super::fields::{Fields, Seen, Sources, agreed};
+use super::layers::{self, FULL, Layers, SLIDING};
+use super::models::{Model, Sliding};
+use super::{Config, Explicit, LayerGroup, Rotary, scaling};
+use crate::limits::MAX_HEAD_DIM;
+use crate::{FrequencySchedule, Pairing, Sections};
 
-/// Reads a whole config.
-pub(super) fn read(config: &Map<String, Value>) -> Result<Config> {
-    // Multimodal models keep the language model's part apart.
-    let text = match config.get("text_config") {
-        Some(Value::Object(text)) => text,
-        _ => config,
-    };
-    let model_type = [text, config]
-        .into_iter()
-        .find_map(|object| object.get("model_type").and_then(Value::as_str));
-    let fields = Fields { object: text, prefix: "" };
-    let reader = Reader { fields, model: Model::of(model_type.unwrap_or("")) };
-    Ok(Config { model_type: model_type.map(str::to_owned), layers: reader.layers()? })
+/// Where multimodal models keep the language model's part.
+const TEXT: [&[&str]; 4] =
+    [&["text_config"], &["thinker_config", "text_config"], &["llm_config"], &["language_config"]];
+
+/// The objects that describe ropes, in transformers 5 and before.
+const ROPES: [&str; 2] = ["rope_parameters", "rope_scaling"];
+const PREFIXES: [&str; 2] = ["rope_parameters.", "rope_scaling."];
+
+/// Keys of a rope's object that change no angle: what a class multiplies queries by elsewhere, and notes.
+const HARMLESS_IN_ROPES: [&str; 5] = [
+    "llama_4_scaling_beta",
+    "max_position_embeddings",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+];
+
+/// Keys at the top that look like a rope's and change no angle of q and k.
+const HARMLESS_AT_THE_TOP: [&str; 10] = [
+    "flash_rotary",
+    "indexer_rope_interleave",
+    "no_rope_layer_interval",
+    "original_rope",
+    "qk_nope_head_dim",
+    "rope_parameters",
+    "rope_scaling",
+    "rotary_emb_scale_base",
+    "rope_position_scale",
+    "rotary_scaling_factor",
+];
+
+/// Whether a key at the top may be about ropes.
+fn is_of_ropes(key: &str) -> bool {
+    let key = key.to_lowercase();
+    ["rope", "rotary", "theta", "alibi"].iter().any(|word| key.contains(word))
+        || key == "position_embedding_type"
 }
 
-/// `type` by its name of today.
-fn rope_type(name: &str) -> &str {
-    match name {
-        "su" => "longrope",
-        "mrope" => "default",
-        name => name,
+/// Reads a whole config.
+pub(super) fn read(config: &Map<String, Value>, explicit: Explicit) -> Result<Config> {
+    let text = TEXT.iter().find_map(|path| {
+        path.iter().try_fold(config, |object, key| object.get(*key).and_then(Value::as_object))
+    });
+    let text = text.unwrap_or(config);
+    let name = |object: &Map<_, Value>| {
+        object.get("model_type").and_then(Value::as_str).map(str::to_owned)
+    };
+    let names = [name(text), name(config)];
+    let known = names.iter().flatten().find_map(|name| Model::of(name));
+    let model_type = names.into_iter().flatten().next();
+    let model = match (known, explicit.pairing) {
+        (Some(model), _) => *model,
+        (None, Some(pairing)) => Model::unknown(pairing),
+        (None, None) => return Err(ConfigError::ModelType { given: model_type }),
+    };
+    let seen = Seen::default();
+    let top = Fields { object: text, prefix: "", seen: &seen };
+    let reader = Reader { top, model, explicit, is_known: known.is_some() };
+    let (num_layers, groups) = (layers::count(&top)?, reader.groups()?);
+    if groups.iter().all(|group| group.rotary.is_none()) {
+        return Ok(Config { model_type, num_layers, groups });
     }
+    top.all_read(&HARMLESS_AT_THE_TOP, |key| is_of_ropes(key) && !model.harmless.contains(&key))?;
+    if !std::ptr::eq(text, config) {
+        // Outside of the language model's part nothing is read; some files say there what the part says.
+        let outer = Fields { object: config, prefix: "", seen: &Seen::default() };
+        let differs = |key: &str| is_of_ropes(key) && config.get(key) != text.get(key);
+        outer.all_read(&[], differs)?;
+    }
+    Ok(Config { model_type, num_layers, groups })
 }
 
 struct Reader<'a> {
-    fields: Fields<'a>,
+    top: Fields<'a>,
     model: Model,
+    explicit: Explicit,
+    is_known: bool,
 }
 
-impl<'a> Reader<'a> {
-    fn layers(&self) -> Result<Vec<Layer>> {
-        let new = self.fields.fields("rope_parameters", "rope_parameters.")?;
-        let old = self.fields.fields("rope_scaling", "rope_scaling.")?;
-        // Nested by layer type: every value is an object, or null where a layer does not rotate.
-        let nested = new.filter(|new| {
-            !new.object.is_empty()
-                && new.object.values().all(|value| value.is_object() || value.is_null())
-        });
-        if let Some(nested) = nested {
-            let objects = nested.object.iter().filter_map(|(name, value)| {
-                Some((name, Fields { object: value.as_object()?, prefix: "rope_parameters." }))
-            });
-            return objects
-                .map(|(name, fields)| self.layer(Some(name.clone()), vec![fields], None))
-                .collect();
+impl Reader<'_> {
+    fn groups(&self) -> Result<Vec<LayerGroup>> {
+        let Self { top, model, .. } = self;
+        if self.switched_off()? {
+            let indices = layers::count(top)?.map(|layers| (0..layers).collect());
+            return Ok(vec![LayerGroup { layer_types: Vec::new(), indices, rotary: None }]);
         }
-        let sources: Vec<Fields> = [new, old].into_iter().flatten().collect();
-        let local = self.fields.number("rope_local_base_freq")?.or(self.model.local_theta);
-        match local {
-            None => Ok(vec![self.layer(None, sources, None)?]),
-            // Gemma 3: the scaling is the full layers', sliding ones have a base of their own.
-            Some(base) => Ok(vec![
-                self.layer(Some("full_attention".to_owned()), sources, None)?,
-                self.layer(Some("sliding_attention".to_owned()), Vec::new(), Some(base))?,
-            ]),
+        let nested = Nested::of(top.object);
+        if model.has_default_scaling && ROPES.iter().all(|key| object(top.object, key).is_none()) {
+            return Err(ConfigError::Missing { key: ROPES[0] });
         }
-    }
-
-    /// One type of layers, from the objects that may describe its rope.
-    fn layer(
-        &self,
-        layer_type: Option<String>,
-        ropes: Vec<Fields<'a>>,
-        own_base: Option<f64>,
-    ) -> Result<Layer> {
-        let Self { fields: top, model } = self;
-        let sources = Sources { ropes, top: *top };
-        let base = match own_base {
-            Some(base) => base,
-            None => sources
-                .number_or_top("rope_theta", &["rope_theta", "rotary_emb_base"])?
-                .unwrap_or(model.rope_theta),
-        };
-        let partial = sources
-            .number_or_top("partial_rotary_factor", &["partial_rotary_factor", "rotary_pct"])?;
-        let mut kinds = Vec::new();
-        for rope in &sources.ropes {
-            for key in ["rope_type", "type"] {
-                kinds.push((rope.name(key), rope.text(key)?.map(rope_type)));
+        let names = nested.as_ref().map_or(&[][..], |nested| &nested.names);
+        let mut groups: Vec<LayerGroup> = Vec::new();
+        for Layers { layer_type, indices, rotates } in layers::read(top, model, names)? {
+            let name = layer_type.as_deref();
+            let rotary = match &nested {
+                _ if !rotates => None,
+                None => {
+                    let mut ropes = Vec::new();
+                    for (key, prefix) in ROPES.into_iter().zip(PREFIXES) {
+                        ropes.extend(top.fields(key, prefix)?);
+                    }
+                    Some(self.rotary(name, ropes, true)?)
+                }
+                Some(nested) => {
+                    let rope = nested.rope(name, top)?;
+                    rope.map(|rope| self.rotary(name, vec![rope], false)).transpose()?
+                }
+            };
+            // Layers that share everything are one group.
+            match groups.iter_mut().find(|group| group.rotary == rotary) {
+                Some(group) => {
+                    group.layer_types.extend(layer_type);
+                    let both = group.indices.take().zip(indices);
+                    group.indices = both.map(|(mut all, more)| {
+                        all.extend(more);
+                        all.sort_unstable();
+                        all
+                    });
+                }
+                None => {
+                    let layer_types = layer_type.into_iter().collect();
+                    groups.push(LayerGroup { layer_types, indices, rotary });
+                }
             }
         }
-        let kind = agreed(kinds)?.unwrap_or("default");
-        let Shape { head_dim, rotary_offset, rotary_dim } = self.shape(partial, kind)?;
-        let max_position_embeddings = top.count("max_position_embeddings")?;
-        let scaling = scaling(&sources, kind, partial, max_position_embeddings)?;
-        let rope = |error| ConfigError::Rope { layer_type: layer_type.clone(), error };
-        let schedule = FrequencySchedule::new(rotary_dim, base, scaling).map_err(rope)?;
-        let sections = sections(&sources, rotary_dim)?;
-        let pairing = match top.flag("rope_interleave")? {
-            Some(true) => Some(Pairing::Interleaved),
-            Some(false) => Some(Pairing::HalfSplit),
-            None => model.pairing,
+        if let Some(nested) = nested {
+            nested.all_read(&groups)?;
+        }
+        Ok(groups)
+    }
+
+    /// Whether a key says that there is no rotary embedding.
+    fn switched_off(&self) -> Result<bool> {
+        let top = &self.top;
+        if top.flag("alibi")? == Some(true) {
+            return Ok(true);
+        }
+        let Some((key, otherwise)) = self.model.position_key else { return Ok(false) };
+        let rotates = match top.object.get(key) {
+            Some(Value::Bool(_)) => top.flag(key)?,
+            _ => match top.text(key)? {
+                None => None,
+                Some("rope" | "rotary" | "rope_gptj") => Some(true),
+                Some(
+                    "nope" | "absolute" | "learned" | "alibi" | "relative_key"
+                    | "relative_key_query",
+                ) => Some(false),
+                Some(other) => {
+                    let (key, given) = (top.name(key), format!("{other:?}"));
+                    return Err(ConfigError::Value {
+                        key,
+                        expected: "rope, nope or absolute",
+                        given,
+                    });
+                }
+            },
         };
-        Ok(Layer {
-            layer_type,
+        Ok(!rotates.unwrap_or(otherwise))
+    }
+
+    /// How layers of one type rotate, by the objects that may describe it.
+    fn rotary(
+        &self,
+        layer_type: Option<&str>,
+        mut ropes: Vec<Fields<'_>>,
+        old_spelling: bool,
+    ) -> Result<Rotary> {
+        let Self { top, model, .. } = self;
+        let is_plain =
+            old_spelling && layer_type == Some(SLIDING) && model.sliding != Sliding::Same;
+        let all = Sources { ropes: ropes.clone(), top: *top };
+        let base = match model.sliding {
+            Sliding::Base(key, default) if is_plain => top.number(key)?.unwrap_or(default),
+            _ => base(&all)?.unwrap_or(model.theta),
+        };
+        let tops = ["partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_emb_fraction"];
+        let partial = all.number_or_top(tops[0], &tops)?;
+        if is_plain {
+            ropes.clear();
+        }
+        let sources = Sources { ropes, top: *top };
+        let kind = sources.kind()?;
+        let shape = self.shape(partial, kind)?;
+        let max_position_embeddings = top.count("max_position_embeddings")?;
+        let scaling = scaling::read(&sources, kind, partial, max_position_embeddings)?;
+        let rope = |error| ConfigError::Rope { layer_type: layer_type.map(str::to_owned), error };
+        let schedule = FrequencySchedule::new(shape.rotary_dim, base, scaling).map_err(rope)?;
+        // LongChat's own spelling.
+        let schedule = match top.number("rope_condense_ratio")? {
+            Some(ratio) => schedule.condensed(ratio).map_err(rope)?,
+            None => schedule,
+        };
+        let sections = self.sections(&sources, shape.rotary_dim)?;
+        for fields in &sources.ropes {
+            fields.all_read(&HARMLESS_IN_ROPES, |_| true)?;
+        }
+        let Shape { head_dim, rotary_offset, rotary_dim } = shape;
+        Ok(Rotary {
             schedule,
-            pairing,
+            pairing: self.pairing()?,
+            direction: model.direction,
             head_dim,
             rotary_offset,
             rotary_dim,
@@ -116,14 +219,56 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn pairing(&self) -> Result<Pairing> {
+        let mut said = Vec::new();
+        for key in ["rope_interleave", "rope_interleaved", "rotary_emb_interleaved"] {
+            let pairing = self.top.flag(key)?.map(|is_interleaved| {
+                if is_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit }
+            });
+            said.push((self.top.name(key), pairing));
+        }
+        let said = agreed(said)?;
+        let pairing = said.unwrap_or(self.model.pairing);
+        match self.explicit.pairing {
+            Some(explicit) if explicit != pairing && (self.is_known || said.is_some()) => {
+                Err(ConfigError::Contradiction {
+                    keys: ["the model type's pairing".to_owned(), "the one asked for".to_owned()],
+                    given: [format!("{pairing:?}"), format!("{explicit:?}")],
+                })
+            }
+            _ => Ok(pairing),
+        }
+    }
+
     fn shape(&self, partial: Option<f64>, kind: &str) -> Result<Shape> {
-        let top = &self.fields;
+        let (shape, key) = self.unchecked_shape(partial, kind)?;
+        let Shape { head_dim, rotary_offset, rotary_dim } = shape;
+        let fits = rotary_dim > 0 && rotary_offset + rotary_dim <= head_dim;
+        let is_even = rotary_dim.is_multiple_of(2);
+        if !(1..=MAX_HEAD_DIM).contains(&head_dim) || !fits || !is_even {
+            return Err(ConfigError::Value {
+                key: self.top.name(key),
+                expected: "a head of 1 to 1024 channels, an even number of which rotate",
+                given: format!("{rotary_dim} channels of {head_dim}"),
+            });
+        }
+        Ok(shape)
+    }
+
+    /// And the key that it comes from.
+    fn unchecked_shape(&self, partial: Option<f64>, kind: &str) -> Result<(Shape, &'static str)> {
+        let Self { top, model, .. } = self;
         // MLA: the last channels of a head rotate.
         if let Some(rotary_dim) = top.count("qk_rope_head_dim")? {
             let rotary_offset = top.count("qk_nope_head_dim")?.unwrap_or(0);
-            return Ok(Shape { head_dim: rotary_offset + rotary_dim, rotary_offset, rotary_dim });
+            let head_dim = rotary_offset.saturating_add(rotary_dim);
+            return Ok((Shape { head_dim, rotary_offset, rotary_dim }, "qk_rope_head_dim"));
         }
-        let head_dim = match top.count("head_dim")?.or(self.model.head_dim) {
+        let mut head_dim = None;
+        for key in model.head_dim_keys {
+            head_dim = head_dim.or(top.count(key)?);
+        }
+        let head_dim = match head_dim.or(model.head_dim) {
             Some(head_dim) => head_dim,
             None => {
                 // GPT-J and its kin.
@@ -136,10 +281,13 @@ impl<'a> Reader<'a> {
                 hidden / heads
             }
         };
-        if let Some(rotary_dim) = top.count("rotary_dim")? {
-            return Ok(Shape { head_dim, rotary_offset: 0, rotary_dim });
+        let shape = |rotary_dim| Shape { head_dim, rotary_offset: 0, rotary_dim };
+        for key in model.rotary_dim_keys {
+            if let Some(rotary_dim) = top.count(key)? {
+                return Ok((shape(rotary_dim), key));
+            }
         }
-        let partial = partial.unwrap_or(self.model.partial_rotary_factor);
+        let partial = partial.unwrap_or(model.partial);
         if !(partial > 0.0 && partial <= 1.0) {
             return Err(ConfigError::Value {
                 key: "partial_rotary_factor".to_owned(),
@@ -150,8 +298,107 @@ impl<'a> Reader<'a> {
         // Proportional frequencies span the head; some of them are zero.
         let rotary_dim =
             if kind == "proportional" { head_dim } else { (head_dim as f64 * partial) as usize };
-        Ok(Shape { head_dim, rotary_offset: 0, rotary_dim })
+        Ok((shape(rotary_dim), "head_dim"))
     }
+
+    fn sections(&self, sources: &Sources<'_>, rotary_dim: usize) -> Result<Option<Sections>> {
+        const KEY: &str = "mrope_section";
+        let mut given = None;
+        for source in &sources.ropes {
+            // What the flag says the class does whatever it says.
+            source.flag("mrope_interleaved")?;
+            given = source.whole_numbers(KEY)?.map(|sizes| (source.name(KEY), sizes)).or(given);
+        }
+        let (key, sizes) = match (given, self.model.mrope.and_then(|mrope| mrope.sizes)) {
+            (Some(given), _) => given,
+            (None, Some(sizes)) => (KEY.to_owned(), sizes.to_vec()),
+            (None, None) => return Ok(None),
+        };
+        let wrong = || ConfigError::Value {
+            key: key.clone(),
+            expected: "three numbers of pairs, as many in all as rotate",
+            given: format!("{sizes:?}"),
+        };
+        // Their order is the class's.
+        let mrope = match (self.model.mrope, self.is_known) {
+            (Some(mrope), _) => mrope,
+            _ => return Err(ConfigError::Unread { key, given: format!("{sizes:?}") }),
+        };
+        let sizes = <[usize; 3]>::try_from(&*sizes).map_err(|_| wrong())?;
+        let sections =
+            if mrope.interleaved { Sections::interleaved(sizes) } else { Sections::blocks(sizes) };
+        let sections = sections.map_err(|_| wrong())?;
+        sections.check(rotary_dim / 2).map_err(|_| wrong())?;
+        Ok(Some(sections))
+    }
+}
+
+/// Ropes nested by layer type: some value of the object is an object.
+struct Nested<'a> {
+    key: &'static str,
+    object: &'a Map<String, Value>,
+    names: Vec<String>,
+    /// What the keys of each are called by.
+    prefixes: Vec<String>,
+}
+
+impl<'a> Nested<'a> {
+    fn of(top: &'a Map<String, Value>) -> Option<Self> {
+        let nested = |key| {
+            let object = object(top, key)?;
+            object.values().any(Value::is_object).then_some((key, object))
+        };
+        let (key, object) = ROPES.into_iter().find_map(nested)?;
+        let names: Vec<String> = object.keys().cloned().collect();
+        let prefixes = names.iter().map(|name| format!("{key}.{name}.")).collect();
+        Some(Self { key, object, names, prefixes })
+    }
+
+    /// The rope of a layer type; `None` where it does not rotate.
+    fn rope<'b>(&'b self, name: Option<&str>, top: &Fields<'b>) -> Result<Option<Fields<'b>>> {
+        let name = name.ok_or(ConfigError::Missing { key: "layer_types" })?;
+        match (self.object.get(name), self.names.iter().position(|known| known == name)) {
+            (Some(Value::Object(object)), Some(at)) => {
+                Ok(Some(Fields { object, prefix: &self.prefixes[at], seen: top.seen }))
+            }
+            (Some(Value::Null), _) => Ok(None),
+            _ => Err(ConfigError::Value {
+                key: self.key.to_owned(),
+                expected: "a rope for each layer type",
+                given: format!("none for {name}"),
+            }),
+        }
+    }
+
+    /// Keys beside the layer types', and ropes of types that no layer has.
+    fn all_read(&self, groups: &[LayerGroup]) -> Result<()> {
+        for (name, value) in self.object {
+            let has = groups.iter().any(|group| group.layer_types.contains(name));
+            // A class's default has a rope for either type, whichever layers there are.
+            let usual = value.is_object() && [FULL, SLIDING].contains(&&**name);
+            // transformers takes plain keys beside the types' for leftovers of another spelling.
+            let leftover = ["rope_type", "type", "rope_theta"].contains(&&**name);
+            if !(has || usual || leftover || value.is_null()) {
+                let (key, given) = (format!("{}.{name}", self.key), value.to_string());
+                return Err(ConfigError::Unread { key, given });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn object<'a>(top: &'a Map<String, Value>, key: &str) -> Option<&'a Map<String, Value>> {
+    top.get(key).and_then(Value::as_object)
+}
+
+/// The base, by each of its names; chatglm multiplies it.
+fn base(sources: &Sources) -> Result<Option<f64>> {
+    let names = ["rope_theta", "rotary_emb_base", "rope_embedding_base", "global_rope_theta"];
+    let base = sources.number_or_top("rope_theta", &names)?;
+    Ok(match sources.top.number("rope_ratio")? {
+        Some(ratio) => Some(base.unwrap_or(10_000.0) * ratio),
+        None => base,
+    })
 }
 
 /// Channels of a head, and those that rotate.
@@ -159,102 +406,4 @@ struct Shape {
     head_dim: usize,
     rotary_offset: usize,
     rotary_dim: usize,
-}
-
-/// The scaling of a kind, by transformers' name.
-fn scaling(
-    sources: &Sources,
-    kind: &str,
-    partial: Option<f64>,
-    max_position_embeddings: Option<usize>,
-) -> Result<RopeScaling> {
-    const ORIGINAL: &str = "original_max_position_embeddings";
-    let original = || {
-        let found = sources.count_or_top(ORIGINAL)?.or(max_position_embeddings);
-        found.ok_or(ConfigError::Missing { key: ORIGINAL })
-    };
-    // Where there is none, the new length over the original one.
-    let factor_or_ratio =
-        |original: usize| match (sources.number("factor")?, max_position_embeddings) {
-            (Some(factor), _) => Ok(factor),
-            (None, Some(max)) => Ok(max as f64 / original as f64),
-            (None, None) => Err(ConfigError::Missing { key: "factor" }),
-        };
-    Ok(match kind {
-        "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear(Linear::new(sources.required("factor")?)),
-        "ntk" => RopeScaling::Ntk(Ntk::new(sources.required("factor")?)),
-        "dynamic" => RopeScaling::Dynamic(Dynamic::new(
-            sources.required("factor")?,
-            max_position_embeddings
-                .ok_or(ConfigError::Missing { key: "max_position_embeddings" })?,
-        )),
-        "yarn" => {
-            let original = original()?;
-            let factor = factor_or_ratio(original)?;
-            // transformers takes zero for unset.
-            let set = |key: &str| Ok(sources.number(key)?.filter(|&n| n != 0.0));
-            let mscales = match [set("mscale")?, set("mscale_all_dim")?] {
-                [Some(mscale), Some(all_dim)] => Some((mscale, all_dim)),
-                _ => None,
-            };
-            let mut yarn = Yarn::new(factor, original);
-            yarn.beta_fast = set("beta_fast")?.unwrap_or(yarn.beta_fast);
-            yarn.beta_slow = set("beta_slow")?.unwrap_or(yarn.beta_slow);
-            yarn.truncate = sources.flag("truncate")?.unwrap_or(true);
-            yarn.attention_factor = sources
-                .number("attention_factor")?
-                .unwrap_or_else(|| Yarn::attention_factor_of(factor, mscales));
-            RopeScaling::Yarn(yarn)
-        }
-        "longrope" => {
-            let original = original()?;
-            let list = |key| sources.required_list(key);
-            let mut longrope = LongRope::new(list("short_factor")?, list("long_factor")?, original);
-            longrope.attention_factor = match sources.number("attention_factor")? {
-                Some(factor) => factor,
-                None => LongRope::attention_factor_of(factor_or_ratio(original)?, original),
-            };
-            RopeScaling::LongRope(longrope)
-        }
-        "llama3" => {
-            let mut llama3 = Llama3::new(sources.required("factor")?, original()?);
-            llama3.low_freq_factor = sources.required("low_freq_factor")?;
-            llama3.high_freq_factor = sources.required("high_freq_factor")?;
-            RopeScaling::Llama3(llama3)
-        }
-        "proportional" => RopeScaling::Proportional(Proportional::new(
-            sources.number("factor")?.unwrap_or(1.0),
-            partial.unwrap_or(1.0),
-        )),
-        other => {
-            return Err(ConfigError::Value {
-                key: sources.ropes.first().map_or_else(String::new, |rope| rope.name("rope_type")),
-                expected: "default, linear, ntk, dynamic, yarn, longrope, llama3 or proportional",
-                given: format!("\"{other}\""),
-            });
-        }
-    })
-}
-
-fn sections(sources: &Sources<'_>, rotary_dim: usize) -> Result<Option<Sections>> {
-    const KEY: &str = "mrope_section";
-    for source in &sources.ropes {
-        let Some(sizes) = source.whole_numbers(KEY)? else { continue };
-        let wrong = || ConfigError::Value {
-            key: source.name(KEY),
-            expected: "three numbers of pairs, as many in all as rotate",
-            given: format!("{sizes:?}"),
-        };
-        let sizes = <[usize; 3]>::try_from(&*sizes).map_err(|_| wrong())?;
-        let interleaved = source.flag("mrope_interleaved")?.unwrap_or(false);
-        let sections = match interleaved {
-            true => Sections::interleaved(sizes),
-            false => Sections::blocks(sizes),
-        };
-        let sections = sections.map_err(|_| wrong())?;
-        sections.check(rotary_dim / 2).map_err(|_| wrong())?;
-        return Ok(Some(sections));
-    }
-    Ok(None)
 }

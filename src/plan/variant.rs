@@ -120,7 +120,7 @@ impl Variant {
             Pairing::HalfSplit => (false, size, pairs * size),
             Pairing::Interleaved => (true, 2 * size, size),
         };
-        let bits = if joined { bits } else { bits | partner as u64 };
+        // Half-split partners are a run away: what divides the run divides that.
         let fits = |variant: &Self| {
             bits.is_multiple_of(variant.bytes as u64) && pairs.is_multiple_of(variant.pairs())
         };

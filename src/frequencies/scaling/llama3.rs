@@ -39,8 +39,8 @@ impl Scheme for Llama3 {
         check_factor(self.factor)?;
         check_original(self.original_max_position_embeddings)?;
         number("low_freq_factor", self.low_freq_factor, "above zero", |low| low > 0.0)?;
-        let above = |high| high > self.low_freq_factor;
-        number("high_freq_factor", self.high_freq_factor, "above low_freq_factor", above)
+        let above = |high| high >= self.low_freq_factor;
+        number("high_freq_factor", self.high_freq_factor, "low_freq_factor or more", above)
     }
 
     fn apply(&self, inv_freq: &mut [DoubleDouble], _: &Base, _: usize) {
@@ -52,7 +52,7 @@ impl Scheme for Llama3 {
             let slow = f.div(self.factor.into());
             if turns.high < low {
                 *f = slow;
-            } else if turns.high <= high {
+            } else if turns.high < high {
                 let span = DoubleDouble::from(high).add((-low).into());
                 *f = blend(slow, *f, turns.add((-low).into()).div(span));
             }

@@ -1,4 +1,4 @@
-use super::{Base, Scheme, check_original, number};
+use super::{Base, Scheme, check_attention_factor, check_original, number};
 use crate::frequencies::double_double::DoubleDouble;
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ impl Scheme for LongRope {
                 number(key, factor, "above zero", |f| f > 0.0)?;
             }
         }
-        number("attention_factor", self.attention_factor, "above zero", |a| a > 0.0)
+        check_attention_factor(self.attention_factor)
     }
 
     fn stage(&self, length: usize) -> usize {

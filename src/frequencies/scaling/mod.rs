@@ -157,6 +157,12 @@ fn number(
     if fine { Ok(()) } else { Err(Error::Scaling { key, expected, given }) }
 }
 
+/// A factor on cos and sin, which are f32.
+fn check_attention_factor(factor: f64) -> Result<()> {
+    let fits = |factor| (f32::MIN_POSITIVE.into()..=f32::MAX.into()).contains(&factor);
+    number("attention_factor", factor, "above zero, within f32's range", fits)
+}
+
 /// No length times such a factor leaves what f64 can hold.
 fn check_factor(factor: f64) -> Result<()> {
     number("factor", factor, "from 1 to 2^53", |f| (1.0..=2f64.powi(53)).contains(&f))

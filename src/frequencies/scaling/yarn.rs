@@ -1,4 +1,4 @@
-use super::{Base, Scheme, blend, check_factor, check_original, number};
+use super::{Base, Scheme, blend, check_attention_factor, check_factor, check_original, number};
 use crate::Result;
 use crate::frequencies::double_double::{DoubleDouble, TAU};
 
@@ -79,9 +79,9 @@ impl Scheme for Yarn {
         check_factor(self.factor)?;
         check_original(self.original_max_position_embeddings)?;
         number("beta_slow", self.beta_slow, "above zero", |beta| beta > 0.0)?;
-        let above = |beta| beta > self.beta_slow;
-        number("beta_fast", self.beta_fast, "above beta_slow", above)?;
-        number("attention_factor", self.attention_factor, "above zero", |a| a > 0.0)
+        let above = |beta| beta >= self.beta_slow;
+        number("beta_fast", self.beta_fast, "beta_slow or more", above)?;
+        check_attention_factor(self.attention_factor)
     }
 
     fn apply(&self, inv_freq: &mut [DoubleDouble], base: &Base, _: usize) {

@@ -1,8 +1,8 @@
 //! Released models by their `config.json`, as `tests/golden/models/` has them: each one is a test of its
 //! own on every backend.
 
-use condensed_rope::hf::{Config, Layer};
-use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions};
+use condensed_rope::hf::{Config, Rotary};
+use condensed_rope::{Dtype, Frequencies, Layout, Positions};
 
 use crate::{Backend, Case, Values, check};
 
@@ -80,34 +80,44 @@ pub fn config(name: &str) -> Config {
     Config::from_json(json(name)).expect("a config that is understood")
 }
 
+/// The ways in which layers of a config rotate.
+pub fn rotaries(config: &Config) -> Vec<&Rotary> {
+    config.groups.iter().filter_map(|group| group.rotary.as_ref()).collect()
+}
+
 /// Every layer type of a model, at the original length and past it, in bf16 and f32, exact and with the
 /// CPU backend's bits.
 pub fn rotates(backend: &impl Backend, name: &str) {
     let (_, heads) = model(name);
-    for layer in config(name).layers {
-        let mut schedule = layer.schedule.clone();
-        rotates_by(backend, &layer, schedule.frequencies(), heads);
+    for rotary in rotaries(&config(name)) {
+        let mut schedule = rotary.schedule.clone();
+        rotates_by(backend, rotary, schedule.frequencies(), heads);
         if schedule.depends_on_length() {
             assert!(
                 schedule.set_length(1 << 17),
                 "{name} has other frequencies for long sequences"
             );
-            rotates_by(backend, &layer, schedule.frequencies(), heads);
-            assert!(schedule.set_length(1) && schedule == layer.schedule);
+            rotates_by(backend, rotary, schedule.frequencies(), heads);
+            assert!(schedule.set_length(1) && schedule == rotary.schedule);
         }
     }
 }
 
-fn rotates_by(backend: &impl Backend, layer: &Layer, frequencies: &Frequencies, heads: [usize; 2]) {
+fn rotates_by(
+    backend: &impl Backend,
+    rotary: &Rotary,
+    frequencies: &Frequencies,
+    heads: [usize; 2],
+) {
     const TOKENS: usize = 5;
-    let q = Layout::thd(TOKENS, heads[0], layer.head_dim).rotate_from(layer.rotary_offset);
+    let q = Layout::thd(TOKENS, heads[0], rotary.head_dim).rotate_from(rotary.rotary_offset);
     // MLA's key: one head, its rotated channels behind the latent ones.
-    let k = match layer.rotary_offset {
-        0 => Layout::thd(TOKENS, heads[1], layer.head_dim),
-        _ => Layout::thd(TOKENS, heads[1], 512 + layer.rotary_dim).rotate_from(512),
+    let k = match rotary.rotary_offset {
+        0 => Layout::thd(TOKENS, heads[1], rotary.head_dim),
+        _ => Layout::thd(TOKENS, heads[1], 512 + rotary.rotary_dim).rotate_from(512),
     };
     let ids = [0, 1, 77, 16_383, 131_071];
-    let positions = match layer.sections {
+    let positions = match rotary.sections {
         None => Positions::ids(Values::I64(ids.to_vec())),
         Some(sections) => {
             let axes = ids.iter().chain(&[3, 1, 4, 1, 5]).chain(&[9, 2, 6, 5, 3]);
@@ -119,10 +129,10 @@ fn rotates_by(backend: &impl Backend, layer: &Layer, frequencies: &Frequencies, 
             backend,
             &Case {
                 dtype,
-                pairing: layer.pairing.unwrap_or(Pairing::HalfSplit),
+                pairing: rotary.pairing,
                 sets: vec![frequencies.clone()],
                 positions: positions.clone(),
-                ..Case::of(layer.rotary_dim, q, Some(k))
+                ..Case::of(rotary.rotary_dim, q, Some(k))
             },
         );
     }

@@ -52,7 +52,7 @@ pub fn sets(backend: &impl Backend) {
     for dim in [128, 96, 20, 6] {
         let plain = |base| Frequencies::new(dim, base).expect("valid");
         let sets = vec![
-            plain(10_000.0),
+            plain(10_000.0).with_factor(0.75).expect("valid"),
             plain(10_000.0).condensed(8.0).expect("valid"),
             plain(500_000.0).with_factor(1.19).expect("valid"),
         ];

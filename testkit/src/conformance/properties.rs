@@ -108,19 +108,30 @@ pub fn inverse(backend: &impl Backend) {
 
 /// Tables in every type, both pairings and any width, from zero, from far out and from below zero.
 pub fn tables(backend: &impl Backend) {
+    /// Pairs that at position 1 are nearest to where one quadrant ends and the next begins: an eighth of a turn,
+    /// three, …, and up to two of the kernels' 2^-32 turns to either side.
+    fn borders() -> Frequencies {
+        let eighths = (0..4).map(|quadrant| 0.125 + 0.25 * f64::from(quadrant));
+        let units = [-2.0, -1.0, -0.75, -0.5, 0.0, 0.5, 1.0, 2.0];
+        let turns = eighths.flat_map(|turns| units.map(|unit| turns + unit * 2f64.powi(-32)));
+        let inv_freq: Vec<f64> = turns.map(|turns| turns * std::f64::consts::TAU).collect();
+        Frequencies::from_inv_freq(&inv_freq).expect("valid")
+    }
+
     fn run<T: TestElement>(backend: &impl Backend) {
-        for (dim, rows, start, pairing) in [
-            (128, 300, 0, Pairing::HalfSplit),
-            (128, 65, 16_320, Pairing::Interleaved),
-            (20, 7, -3, Pairing::HalfSplit),
-            (20, 7, -3, Pairing::Interleaved),
-            (6, 9, 1 << 30, Pairing::HalfSplit),
-            (6, 9, 1 << 30, Pairing::Interleaved),
-            (1024, 3, 5, Pairing::HalfSplit),
+        let plain = |dim| Frequencies::new(dim, 10_000.0).and_then(|f| f.condensed(8.0));
+        for (frequencies, rows, start, pairing) in [
+            (plain(128), 300, 0, Pairing::HalfSplit),
+            (plain(128), 65, 16_320, Pairing::Interleaved),
+            (plain(20), 7, -3, Pairing::HalfSplit),
+            (plain(20), 7, -3, Pairing::Interleaved),
+            (plain(6), 9, 1 << 30, Pairing::HalfSplit),
+            (plain(6), 9, 1 << 30, Pairing::Interleaved),
+            (plain(1024), 3, 5, Pairing::HalfSplit),
+            (Ok(borders()), 3, -1, Pairing::HalfSplit),
         ] {
-            let frequencies = Frequencies::new(dim, 10_000.0)
-                .and_then(|f| f.condensed(8.0)?.with_factor(1.25))
-                .expect("valid");
+            let frequencies = frequencies.and_then(|f| f.with_factor(1.25)).expect("valid");
+            let dim = frequencies.rotary_dim();
             let mut got = [vec![T::default(); rows * dim], vec![T::default(); rows * dim]];
             let mut cpu = got.clone();
             let [cos, sin] = &mut got;

@@ -54,12 +54,13 @@ const PARAMS: &str = "src/plan/params.rs";
 const CPU_ROTATE: &str = "src/cpu/rotate.rs";
 const CPU_ANGLES: &str = "src/cpu/angles.rs";
 const CPU_PHASE: &str = "src/cpu/phase.rs";
-const CPU_ROPE: &str = "src/cpu/rope.rs";
 const CPU_IDS: &str = "src/cpu/ids.rs";
 const CPU_THREADS: &str = "src/cpu/threads.rs";
 const FASTCHAT: &str = "src/fastchat.rs";
 const READER: &str = "src/hf/reader.rs";
-const MODEL: &str = "src/hf/model.rs";
+const HF_SCALING: &str = "src/hf/scaling.rs";
+const HF_LAYERS: &str = "src/hf/layers.rs";
+const HF_FIELDS: &str = "src/hf/fields.rs";
 const CLI_POSITIONS: &str = "cli/src/positions.rs";
 const CLI_FILES: &str = "cli/src/files.rs";
 const K_ROTATE: &str = "kernels/rotate.cuh";
@@ -228,7 +229,6 @@ pub const MUTANTS: &[Mutant] = &[
     e(LAUNCH, "(self.spec.words.sets - 1) as u32", "self.spec.words.sets as u32"),
     e(LAUNCH, "operand.layout.shape()[3] == rotary_dim", "true"),
     e(VARIANT, "pairs.is_multiple_of(variant.pairs())", "true"),
-    e(VARIANT, "bits | partner as u64", "bits"),
     e(
         VARIANT,
         "bits.is_multiple_of(variant.bytes as u64)",
@@ -264,7 +264,6 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     e(CPU_ANGLES, "exact_sin * turns.sin_factor", "exact_sin * turns.cos_factor"),
     e(CPU_PHASE, "turns.wrapping_add(0x2000_0000)", "turns.wrapping_add(0x2000_0001)"),
-    e(CPU_ROPE, "self.spec.words.check_write(self.spec.factor(), set, frequencies)?", "()"),
     e(
         CPU_IDS,
         "unsafe { id.cast::<u32>().read() }.into()",
@@ -276,13 +275,20 @@ pub const MUTANTS: &[Mutant] = &[
     e(FASTCHAT, "self.capacity.max(seq_len as f64)", "seq_len as f64"),
     e(FASTCHAT, "max_position_embeddings as f64 * ratio", "max_position_embeddings as f64"),
     // Configs, and the program.
-    e(READER, "Some(true) => Some(Pairing::Interleaved)", "Some(true) => Some(Pairing::HalfSplit)"),
     e(
         READER,
+        "if is_interleaved { Pairing::Interleaved } else { Pairing::HalfSplit }",
+        "Pairing::HalfSplit",
+    ),
+    e(READER, "top.number(key)?.unwrap_or(default)", "top.number(key)?.unwrap_or(default + 1.0)"),
+    e(
+        HF_SCALING,
         "[Some(mscale), Some(all_dim)] => Some((mscale, all_dim))",
         "[Some(mscale), Some(all_dim)] => Some((all_dim, mscale))",
     ),
-    e(MODEL, "(1_000_000.0, Some(10_000.0))", "(1_000_000.0, Some(10_001.0))"),
+    e(HF_LAYERS, "!n.is_multiple_of(interval)", "!(n - 1).is_multiple_of(interval)"),
+    e(HF_LAYERS, "rotates != 0", "rotates == 0"),
+    e(HF_FIELDS, "seen.contains(&self.name(key))", "true"),
     e(CLI_POSITIONS, "Ok((positions, last(values)))", "Ok((positions, seq))"),
     e(CLI_POSITIONS, "(axes - 3) * one", "0"),
     e(

@@ -1,0 +1,432 @@
+//! What transformers' classes do that a `config.json` does not say: pairing, defaults, where head_dim is, layers that
+//! do not rotate. As classes of transformers 5.24.0 do when they are run, and 4.57.6's where the type is theirs alone.
+
+use crate::{Direction, Pairing};
+
+/// What a class does.
+#[derive(Clone, Copy)]
+pub(super) struct Model {
+    pub types: &'static [&'static str],
+    pub pairing: Pairing,
+    pub direction: Direction,
+    /// `rope_theta` and `partial_rotary_factor` where the file has none.
+    pub theta: f64,
+    pub partial: f64,
+    /// Keys of the channels of a head, and their default; without either, `hidden_size` over heads.
+    pub head_dim_keys: &'static [&'static str],
+    pub head_dim: Option<usize>,
+    /// Keys of the number of rotated channels, before any part of the head.
+    pub rotary_dim_keys: &'static [&'static str],
+    /// How sliding layers turn.
+    pub sliding: Sliding,
+    /// Layers that do not rotate.
+    pub without: Without,
+    /// Every how many layers one is of full attention, where the file has no `layer_types`; zero where it
+    /// makes no difference.
+    pub period: usize,
+    /// M-RoPE, if the class has it.
+    pub mrope: Option<Mrope>,
+    /// The key that says whether positions are rotary, and whether they are where it is not there.
+    pub position_key: Option<(&'static str, bool)>,
+    /// Whether a file without a rope's object means a scaling of the class's own.
+    pub has_default_scaling: bool,
+    /// Keys at the top that this class does not read.
+    pub harmless: &'static [&'static str],
+}
+
+/// How sliding layers turn.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Sliding {
+    /// As full ones.
+    Same,
+    /// Without scaling.
+    Plain,
+    /// Without scaling, by a base of their own: its key, and its default.
+    Base(&'static str, f64),
+}
+
+/// Layers that do not rotate.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Without {
+    None,
+    All,
+    /// Those of full attention.
+    Full,
+    /// Those of full attention, if there are sliding ones.
+    FullBesideSliding,
+    /// Those with a 0 in `no_rope_layers`; every fourth, where there is no list. And the types of those that
+    /// rotate and of the others, where the file names none.
+    Listed(Option<[&'static str; 2]>),
+}
+
+/// M-RoPE: the order of its axes, and their default sizes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Mrope {
+    pub interleaved: bool,
+    pub sizes: Option<[usize; 3]>,
+}
+
+/// LLaMA, which most classes are by another name.
+const LLAMA: Model = Model {
+    types: &[],
+    pairing: Pairing::HalfSplit,
+    direction: Direction::Forward,
+    theta: 10_000.0,
+    partial: 1.0,
+    head_dim_keys: &["head_dim"],
+    head_dim: None,
+    rotary_dim_keys: &[],
+    sliding: Sliding::Same,
+    without: Without::None,
+    period: 0,
+    mrope: None,
+    position_key: Some(("position_embedding_type", true)),
+    has_default_scaling: false,
+    harmless: &[],
+};
+const GPTJ: Model = Model { pairing: Pairing::Interleaved, ..LLAMA };
+
+const fn blocks(sizes: [usize; 3]) -> Option<Mrope> {
+    Some(Mrope { interleaved: false, sizes: Some(sizes) })
+}
+
+const fn interleaved(sizes: [usize; 3]) -> Option<Mrope> {
+    Some(Mrope { interleaved: true, sizes: Some(sizes) })
+}
+
+const MODELS: &[Model] = &[
+    Model {
+        types: &[
+            "llama",
+            "mistral",
+            "ministral",
+            "qwen2",
+            "qwen2_moe",
+            "starcoder2",
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "granite",
+            "granitemoe",
+            "granitemoeshared",
+            "granite_docling",
+            "arcee",
+            "aria",
+            "baichuan",
+            "deepseek",
+            "dots1",
+            "internlm",
+            "internlm2",
+            "internlm3",
+            "mimo",
+            "minicpm",
+            "orion",
+            "diffllama",
+            "doge",
+            "moshi",
+            "hyperclovax",
+            "jais2",
+            "kyutai_speech_to_text",
+            "chameleon",
+            "dbrx",
+            "dia_decoder",
+            "eurobert",
+            "falcon_h1",
+            "gpt_neox_japanese",
+            "hrm_text",
+            "idefics",
+            "olmo_hybrid",
+            "minicpm3",
+            "nemotron-nas",
+            "deepseek_ocr2",
+            "voxtral_realtime",
+            "falcon",
+            "qwen3_moe",
+            "hy_v4",
+            "glm_image",
+            "qwen3_omni_moe_talker",
+            "molmo2",
+            "granite_swa",
+            "granitemoe_swa",
+        ],
+        ..LLAMA
+    },
+    Model { types: &["phi3", "phi3_v", "phi3small", "phi4_multimodal"], ..LLAMA },
+    Model {
+        types: &["bitnet", "csm", "csm_depth_decoder", "flex_olmo", "exaone", "mllama"],
+        theta: 5e5,
+        ..LLAMA
+    },
+    Model { types: &["mixtral", "phimoe", "emu3", "lfm2", "lfm2_moe"], theta: 1e6, ..LLAMA },
+    Model { types: &["minimax"], theta: 1e6, harmless: &["rotary_dim"], ..LLAMA },
+    Model {
+        types: &["gte", "new"],
+        theta: 160_000.0,
+        position_key: Some(("position_embedding_type", true)),
+        ..LLAMA
+    },
+    Model { types: &["jina_embeddings_v3"], theta: 20_000.0, ..LLAMA },
+    Model { types: &["cwm"], theta: 1e6, has_default_scaling: true, ..LLAMA },
+    Model { types: &["apertus", "apertus1p5"], theta: 12e6, has_default_scaling: true, ..LLAMA },
+    Model { types: &["ministral3"], theta: 1e6, has_default_scaling: true, ..LLAMA },
+    Model { types: &["hunyuan_v1_dense", "hunyuan_v1_moe"], ..LLAMA },
+    Model { types: &["qwen3", "seed_oss"], head_dim: Some(128), ..LLAMA },
+    Model { types: &["solar_open"], theta: 1e6, head_dim: Some(128), ..LLAMA },
+    Model {
+        types: &["gemma", "gemma2", "vaultgemma", "t5_gemma_module"],
+        head_dim: Some(256),
+        ..LLAMA
+    },
+    Model {
+        types: &["gemma3", "gemma3n", "t5gemma2_decoder"],
+        head_dim: Some(256),
+        theta: 1e6,
+        sliding: Sliding::Base("rope_local_base_freq", 10_000.0),
+        period: 6,
+        ..LLAMA
+    },
+    Model {
+        types: &["gpt_oss"],
+        head_dim: Some(64),
+        theta: 150_000.0,
+        has_default_scaling: true,
+        ..LLAMA
+    },
+    Model { types: &["olmo3"], theta: 5e5, sliding: Sliding::Plain, period: 4, ..LLAMA },
+    Model {
+        types: &["modernbert", "modernbert-decoder"],
+        theta: 160_000.0,
+        sliding: Sliding::Base("local_rope_theta", 10_000.0),
+        period: 3,
+        harmless: &["position_embedding_type"],
+        position_key: None,
+        ..LLAMA
+    },
+    Model {
+        types: &["mimo_v2_flash"],
+        theta: 5e6,
+        partial: 0.334,
+        head_dim: Some(192),
+        sliding: Sliding::Base("swa_rope_theta", 10_000.0),
+        has_default_scaling: true,
+        ..LLAMA
+    },
+    // Ropes nested by layer type, and nothing without them.
+    Model {
+        types: &["dory", "laguna", "mellum", "step3p5", "ultrabert", "zaya", "beam"],
+        head_dim: Some(128),
+        has_default_scaling: true,
+        ..LLAMA
+    },
+    Model { types: &["phi", "persimmon", "nemotron", "glm4_moe"], partial: 0.5, ..LLAMA },
+    Model { types: &["bamba"], partial: 0.5, rotary_dim_keys: &["attn_rotary_emb"], ..LLAMA },
+    Model { types: &["phi-msft"], rotary_dim_keys: &["rotary_dim"], ..LLAMA },
+    Model { types: &["gpt_neox", "stablelm", "stablelm_epoch"], partial: 0.25, ..LLAMA },
+    Model { types: &["nomic_bert"], theta: 1000.0, ..LLAMA },
+    Model { types: &["jetmoe"], head_dim_keys: &["kv_channels"], head_dim: Some(128), ..LLAMA },
+    Model {
+        types: &["zamba2"],
+        head_dim_keys: &["attention_head_dim"],
+        position_key: Some(("use_mem_rope", false)),
+        ..LLAMA
+    },
+    Model {
+        types: &["granitemoehybrid"],
+        position_key: Some(("position_embedding_type", false)),
+        ..LLAMA
+    },
+    Model { types: &["nanochat"], direction: Direction::Inverse, ..LLAMA },
+    Model { types: &["qwen3_next"], partial: 0.25, head_dim: Some(256), ..LLAMA },
+    Model {
+        types: &["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_talker"],
+        theta: 1e6,
+        mrope: blocks([16, 24, 24]),
+        ..LLAMA
+    },
+    Model {
+        types: &["qwen3_vl", "qwen3_vl_moe"],
+        theta: 5e5,
+        head_dim: Some(128),
+        mrope: interleaved([24, 20, 20]),
+        ..LLAMA
+    },
+    Model { types: &["qwen3_omni_moe"], theta: 1e6, mrope: interleaved([24, 20, 20]), ..LLAMA },
+    Model { types: &["cosmos3_edge"], theta: 1e8, mrope: interleaved([24, 20, 20]), ..LLAMA },
+    Model {
+        types: &["qwen3_5", "qwen3_5_moe"],
+        partial: 0.25,
+        head_dim: Some(256),
+        mrope: interleaved([11, 11, 10]),
+        ..LLAMA
+    },
+    Model {
+        types: &["paddleocr_vl"],
+        theta: 5e5,
+        head_dim: Some(128),
+        mrope: blocks([16, 24, 24]),
+        ..LLAMA
+    },
+    Model { types: &["glm4v_moe"], partial: 0.5, mrope: blocks([8, 12, 12]), ..LLAMA },
+    Model {
+        types: &["minimax_m2"],
+        theta: 5e6,
+        head_dim: Some(128),
+        rotary_dim_keys: &["rotary_dim"],
+        ..LLAMA
+    },
+    Model {
+        types: &["minimax_m3", "minimax_m3_vl"],
+        theta: 5e6,
+        head_dim: Some(128),
+        harmless: &["rotary_dim"],
+        ..LLAMA
+    },
+    Model { types: &["smollm3"], theta: 2e6, without: Without::Listed(None), ..LLAMA },
+    Model {
+        types: &["exaone4", "exaone_moe"],
+        without: Without::FullBesideSliding,
+        period: 4,
+        ..LLAMA
+    },
+    Model { types: &["afmoe"], without: Without::Full, period: 4, ..LLAMA },
+    Model { types: &["muse_spark"], theta: 5e5, without: Without::Full, period: 4, ..LLAMA },
+    Model {
+        types: &["flint", "kolibri1", "lara_mini", "muse_glimmer"],
+        head_dim: Some(128),
+        without: Without::Full,
+        period: 4,
+        ..LLAMA
+    },
+    Model { types: &["qwen4_exp"], head_dim: Some(256), ..LLAMA },
+    Model { types: &["mistral4"], partial: 0.5, has_default_scaling: true, ..GPTJ },
+    Model { types: &["gptj", "codegen"], rotary_dim_keys: &["rotary_dim"], ..GPTJ },
+    Model { types: &["glm", "glm4"], partial: 0.5, head_dim: Some(128), ..GPTJ },
+    Model { types: &["glm4v", "glm_ocr"], mrope: blocks([8, 12, 12]), ..GPTJ },
+    Model {
+        types: &["chatglm"],
+        partial: 0.5,
+        head_dim_keys: &["kv_channels"],
+        head_dim: Some(128),
+        ..GPTJ
+    },
+    Model { types: &["cohere"], theta: 5e5, ..GPTJ },
+    Model { types: &["cohere2", "cohere2_moe"], without: Without::Full, period: 4, ..GPTJ },
+    Model {
+        types: &["llama4"],
+        theta: 5e5,
+        head_dim: Some(128),
+        without: Without::Listed(Some(["chunked_attention", "full_attention"])),
+        ..GPTJ
+    },
+    Model { types: &["ernie4_5"], theta: 5e5, head_dim: Some(128), ..GPTJ },
+    Model { types: &["ernie4_5_moe"], theta: 5e5, ..GPTJ },
+    Model { types: &["helium"], theta: 1e5, head_dim: Some(128), ..GPTJ },
+    Model { types: &["moonshine"], partial: 0.9, ..GPTJ },
+    Model { types: &["moonshine_streaming"], partial: 0.8, ..GPTJ },
+    Model {
+        types: &["openai_privacy_filter"],
+        theta: 150_000.0,
+        head_dim: Some(64),
+        has_default_scaling: true,
+        ..GPTJ
+    },
+    Model {
+        types: &[
+            "deepseek_v2",
+            "deepseek_v3",
+            "deepseek_v32",
+            "kimi_k2",
+            "axk1",
+            "axk2",
+            "youtu",
+            "glm_moe_dsa",
+            "glm4_moe_lite",
+        ],
+        ..GPTJ
+    },
+    Model { types: &["bailing_hybrid"], theta: 6e6, ..GPTJ },
+    Model { types: &["longcat_flash"], theta: 1e7, ..GPTJ },
+    Model {
+        types: &[
+            "gpt2",
+            "bert",
+            "opt",
+            "bloom",
+            "jamba",
+            "nemotron_h",
+            "gpt_bigcode",
+            "mpt",
+            "clip",
+        ],
+        without: Without::All,
+        ..LLAMA
+    },
+];
+
+impl Model {
+    /// By its name, or by that of its language model's part.
+    pub fn of(model_type: &str) -> Option<&'static Self> {
+        let named = |name: &str| MODELS.iter().find(|model| model.types.contains(&name));
+        named(model_type).or_else(|| {
+            let text = model_type.strip_suffix("_model").unwrap_or(model_type);
+            named(text.strip_suffix("_text")?)
+        })
+    }
+
+    /// A type that is not in the table, of which the caller knows the pairing.
+    pub fn unknown(pairing: Pairing) -> Self {
+        Self { pairing, ..LLAMA }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn no_type_is_named_twice() {
+        let mut types: Vec<_> = MODELS.iter().flat_map(|model| model.types).collect();
+        let count = types.len();
+        types.sort();
+        types.dedup();
+        assert_eq!(types.len(), count);
+    }
+
+    /// What a class takes where the file is silent, as transformers' own config classes say it.
+    #[test]
+    fn defaults_are_those_of_transformers_classes() {
+        let json: Value = serde_json::from_str(include_str!("class_defaults.json")).expect("JSON");
+        let (mut compared, mut wrong) = (0, Vec::new());
+        for (name, class) in json["types"].as_object().expect("types") {
+            let Some(model) = Model::of(name) else { continue };
+            let number = |key: &str| class[key].as_f64();
+            let mut compare = |what, ours: Option<f64>, theirs: Option<f64>| {
+                compared += 1;
+                if ours != theirs {
+                    wrong.push(format!("{name}: {what} {ours:?} is not {theirs:?}"));
+                }
+            };
+            compare("rope_theta", Some(model.theta), number("rope_theta"));
+            compare("partial", Some(model.partial), number("partial_rotary_factor"));
+            let flag = |flag: bool| Some(f64::from(flag));
+            let scaling = class["has_default_scaling"] == true;
+            compare("scaling", flag(model.has_default_scaling), flag(scaling));
+            // MLA has keys of its own, and so have a few others.
+            if class["is_mla"] == false
+                && model.head_dim_keys == ["head_dim"]
+                && let Some(head_dim) = number("head_dim")
+            {
+                let by_size = number("hidden_size").zip(number("num_attention_heads"));
+                let by_size = by_size.map(|(hidden, heads)| (hidden / heads).floor());
+                let ours = model.head_dim.map(|head_dim| head_dim as f64).or(by_size);
+                compare("head_dim", ours, Some(head_dim));
+            } else if class["is_mla"] == false && model.head_dim_keys == ["head_dim"] {
+                compare("head_dim", model.head_dim.map(|head_dim| head_dim as f64), None);
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(compared > 300, "{compared}");
+    }
+}
