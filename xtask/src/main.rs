@@ -26,7 +26,7 @@ cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, c
 cargo xtask test      every test that this machine can run, and what it could not and why
                       (--registers prints those of every kernel)
 cargo xtask mutants   changes one thing at a time in kernels, CPU backend, checks and frequencies, and
-                      names what no test notices (--list names them all, a word only those with it)
+                      names what no test notices (--list names them all; words: those with one of them)
 cargo xtask bench     GPU times against the memory limit and peers, host and CPU times, errors; rows in
                       target/bench.json and target/errors.json
 cargo xtask bench --table FILE    the ratios of a bench file
@@ -44,9 +44,10 @@ fn main() -> ExitCode {
         ["demo"] => demo(),
         ["test"] => test::test(false),
         ["test", "--registers"] => test::test(true),
-        ["mutants"] => mutants::run(None),
         ["mutants", "--list"] => mutants::list(),
-        ["mutants", word] if !word.starts_with('-') => mutants::run(Some(word)),
+        ["mutants", words @ ..] if !words.iter().any(|word| word.starts_with('-')) => {
+            mutants::run(words)
+        }
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
         ["bench", "--compare", before, after] => bench::compare(before, after),

@@ -39,8 +39,8 @@ fn shown(Mutant { file, from, to, .. }: &Mutant) -> String {
     format!("{file}: {from}  ->  {to}")
 }
 
-/// Runs the mutants that a word picks, or all of them.
-pub fn run(word: Option<&str>) -> Result<()> {
+/// Runs the mutants that some word picks, or without a word all of them.
+pub fn run(words: &[&str]) -> Result<()> {
     let tree = run::root().join("target/mutants");
     copy_tree(&tree)?;
     apply(&tree)?;
@@ -50,7 +50,8 @@ pub fn run(word: Option<&str>) -> Result<()> {
     if let Some(killer) = killed_by(&tests, None)? {
         return Err(format!("the tests fail without a mutant: {killer}"));
     }
-    let chosen = |mutant: &Mutant| word.is_none_or(|word| shown(mutant).contains(word));
+    let chosen =
+        |mutant: &Mutant| words.is_empty() || words.iter().any(|word| shown(mutant).contains(word));
     let chosen: Vec<_> = MUTANTS.iter().enumerate().filter(|(_, mutant)| chosen(mutant)).collect();
     run::step(&format!("{} mutants", chosen.len()));
     let (start, mut killed, mut same) = (Instant::now(), 0, 0);

@@ -203,7 +203,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(YARN, "low.high < 0.0", "false"),
     e(YARN, "high.high.ceil().into()", "high.high.floor().into()"),
     e(YARN, "scale(mscale) / scale(all_dim)", "scale(all_dim) / scale(mscale)"),
-    e(LLAMA3, "turns.high <= high", "turns.high < high * 0.9"),
+    e(LLAMA3, "turns.high < high", "turns.high < high * 0.9"),
     same(
         e(LLAMA3, "turns.high < low", "turns.high <= low"),
         "at the border itself the blend weighs the slow frequency by one",
