@@ -147,11 +147,20 @@ fn layer_types_have_ropes_of_their_own() {
     assert_eq!(config.groups[0].indices, Some(vec![0, 3]));
     // MiMo: the same, and a part of each head.
     let bases = r#", "head_dim": 192, "partial_rotary_factor": 0.334, "rope_theta": 5000000,
-        "swa_rope_theta": 20000, "rope_scaling": {"type": "default"}"#;
+        "swa_rope_theta": 20000"#;
     let config = read("mimo_v2_flash", bases);
     let of = |name| config.rotary(Some(name)).expect("it rotates");
     assert_eq!((of(FULL).schedule.base(), of(SLIDING).schedule.base()), (5e6, 20_000.0));
     assert_eq!(of(FULL).rotary_dim, 64);
+    let listed = format!(r#"{bases}, "num_hidden_layers": 3, "hybrid_layer_pattern": [0, 1, 1]"#);
+    let config = read("mimo_v2_flash", &listed);
+    assert_eq!(config.rotary(Some(FULL)).map(|rotary| rotary.schedule.base()), Ok(5e6));
+    assert_eq!(config.groups[1].indices, Some(vec![1, 2]));
+    let config = read("mimo_v2_flash", &format!(r#"{listed}, "swa_head_dim": 96"#));
+    let head_dim = |name| config.rotary(Some(name)).map(|rotary| rotary.head_dim);
+    assert_eq!((head_dim(FULL), head_dim(SLIDING)), (Ok(192), Ok(96)));
+    let error = refused("mimo_v2_flash", r#", "num_hidden_layers": 3"#).to_string();
+    assert!(error.contains("layer_types"), "{error}");
     // Nested, with what another file left beside the types.
     for beside in ["", r#", "rope_theta": 500000.0"#, r#", "rope_type": "default""#] {
         let nested = format!(
@@ -169,6 +178,20 @@ fn layer_types_have_ropes_of_their_own() {
         let config = read("olmo3", &null);
         assert!(config.rotary(Some(SLIDING)).is_err() && config.rotary(Some(FULL)).is_ok());
     }
+    // Gemma 4: another head in full layers, a quarter of whose pairs turn.
+    let config = read(
+        "gemma4_text",
+        r#", "head_dim": 256, "global_head_dim": 512, "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}"#,
+    );
+    let of = |name| config.rotary(Some(name)).expect("it rotates");
+    let turning = |rotary: &Rotary| {
+        let inv_freq = rotary.schedule.frequencies().inv_freq();
+        (rotary.head_dim, rotary.rotary_dim, inv_freq.filter(|&f| f > 0.0).count())
+    };
+    assert_eq!(turning(of(FULL)), (512, 512, 64));
+    assert_eq!(turning(of(SLIDING)), (256, 256, 128));
     let deep = r#", "layer_types": ["deep_attention"], "rope_parameters": {"full_attention": {}}"#;
     assert!(refused("olmo3", deep).to_string().contains("deep_attention"));
 }
@@ -354,10 +377,15 @@ fn no_key_at_the_top_is_passed_over() {
         "rotary_ndims",
         "alibi_bias_max",
         "xrope_section",
+        "mla_use_nope",
+        "original_rope",
+        "no_rope_layer_interval",
+        "rotary_scaling_factor",
     ] {
-        let error = refused("llama", &format!(r#", "{key}": 3"#));
+        let error = refused("llama", &format!(r#", "{key}": 3.5"#));
         assert!(matches!(&error, ConfigError::Unread { key: k, .. } if k == key), "{error}");
         read("llama", &format!(r#", "{key}": null"#));
+        read("llama", &format!(r#", "{key}": false"#));
     }
     let llama = text("llama", "");
     let outer = |rest: &str| {

@@ -126,7 +126,10 @@ impl<'a> Fields<'a> {
     pub fn all_read(&self, harmless: &[&str], matters: impl Fn(&str) -> bool) -> Result<()> {
         let seen = self.seen.0.borrow();
         for (key, value) in self.object {
-            let says_nothing = value.is_null() || *value == Value::Bool(false);
+            // A factor of 1 is none.
+            let is_factor = ["factor", "scale"].iter().any(|word| key.contains(word));
+            let is_one = is_factor && value.as_f64() == Some(1.0);
+            let says_nothing = value.is_null() || *value == Value::Bool(false) || is_one;
             if says_nothing
                 || !matters(key)
                 || harmless.contains(&&**key)

@@ -136,10 +136,18 @@ fn types(top: &Fields, model: &Model, count: Option<usize>) -> Result<Option<Vec
     if !model.differs() {
         return Ok(None);
     }
+    // MiMo's list: 1 is a sliding layer.
+    if let Some(pattern) = top.whole_numbers("hybrid_layer_pattern")? {
+        let name = |is_sliding: usize| if is_sliding == 1 { SLIDING } else { FULL }.to_owned();
+        return Ok(Some(pattern.into_iter().map(name).collect()));
+    }
     let Some(count) = count else { return Ok(None) };
     let mut period = model.period;
     for key in ["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"] {
         period = top.period(key)?.unwrap_or(period);
+    }
+    if period == 0 {
+        return Err(ConfigError::Missing { key: "layer_types" });
     }
     // ModernBERT counts from the first layer on, the others end with a full one.
     let first = matches!(model.sliding, Sliding::Base("local_rope_theta", _));

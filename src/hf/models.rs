@@ -15,6 +15,8 @@ pub(super) struct Model {
     /// Keys of the channels of a head, and their default; without either, `hidden_size` over heads.
     pub head_dim_keys: &'static [&'static str],
     pub head_dim: Option<usize>,
+    /// The key of the channels of a head in full layers, and their default, where those are wider.
+    pub full_head_dim: Option<(&'static str, usize)>,
     /// Keys of the number of rotated channels, before any part of the head.
     pub rotary_dim_keys: &'static [&'static str],
     /// How sliding layers turn.
@@ -75,6 +77,7 @@ const LLAMA: Model = Model {
     partial: 1.0,
     head_dim_keys: &["head_dim"],
     head_dim: None,
+    full_head_dim: None,
     rotary_dim_keys: &[],
     sliding: Sliding::Same,
     without: Without::None,
@@ -208,10 +211,16 @@ const MODELS: &[Model] = &[
         partial: 0.334,
         head_dim: Some(192),
         sliding: Sliding::Base("swa_rope_theta", 10_000.0),
-        has_default_scaling: true,
         ..LLAMA
     },
     // Ropes nested by layer type, and nothing without them.
+    Model {
+        types: &["gemma4"],
+        head_dim: Some(256),
+        full_head_dim: Some(("global_head_dim", 512)),
+        has_default_scaling: true,
+        ..LLAMA
+    },
     Model {
         types: &["dory", "laguna", "mellum", "step3p5", "ultrabert", "zaya", "beam"],
         head_dim: Some(128),
@@ -220,7 +229,12 @@ const MODELS: &[Model] = &[
     },
     Model { types: &["phi", "persimmon", "nemotron", "glm4_moe"], partial: 0.5, ..LLAMA },
     Model { types: &["bamba"], partial: 0.5, rotary_dim_keys: &["attn_rotary_emb"], ..LLAMA },
-    Model { types: &["phi-msft"], rotary_dim_keys: &["rotary_dim"], ..LLAMA },
+    Model {
+        types: &["phi-msft"],
+        rotary_dim_keys: &["rotary_dim"],
+        harmless: &["flash_rotary"],
+        ..LLAMA
+    },
     Model { types: &["gpt_neox", "stablelm", "stablelm_epoch"], partial: 0.25, ..LLAMA },
     Model { types: &["nomic_bert"], theta: 1000.0, ..LLAMA },
     Model { types: &["jetmoe"], head_dim_keys: &["kv_channels"], head_dim: Some(128), ..LLAMA },
@@ -297,6 +311,7 @@ const MODELS: &[Model] = &[
         period: 4,
         ..LLAMA
     },
+    Model { types: &["muse_glimmer_assistant"], theta: 5e5, head_dim: Some(128), ..LLAMA },
     Model { types: &["qwen4_exp"], head_dim: Some(256), ..LLAMA },
     Model { types: &["mistral4"], partial: 0.5, has_default_scaling: true, ..GPTJ },
     Model { types: &["gptj", "codegen"], rotary_dim_keys: &["rotary_dim"], ..GPTJ },
@@ -307,6 +322,7 @@ const MODELS: &[Model] = &[
         partial: 0.5,
         head_dim_keys: &["kv_channels"],
         head_dim: Some(128),
+        harmless: &["original_rope"],
         ..GPTJ
     },
     Model { types: &["cohere"], theta: 5e5, ..GPTJ },
@@ -367,10 +383,9 @@ impl Model {
     /// By its name, or by that of its language model's part.
     pub fn of(model_type: &str) -> Option<&'static Self> {
         let named = |name: &str| MODELS.iter().find(|model| model.types.contains(&name));
-        named(model_type).or_else(|| {
-            let text = model_type.strip_suffix("_model").unwrap_or(model_type);
-            named(text.strip_suffix("_text")?)
-        })
+        let text = model_type.strip_suffix("_model").unwrap_or(model_type);
+        let bare = text.strip_suffix("_text").unwrap_or(text);
+        [model_type, text, bare].into_iter().find_map(named)
     }
 
     /// A type that is not in the table, of which the caller knows the pairing.
@@ -386,12 +401,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_type_is_named_twice() {
+    fn no_type_is_named_twice_and_the_readme_counts_them() {
         let mut types: Vec<_> = MODELS.iter().flat_map(|model| model.types).collect();
         let count = types.len();
         types.sort();
         types.dedup();
         assert_eq!(types.len(), count);
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&format!("{count} model types")), "{count} model types");
     }
 
     /// What a class takes where the file is silent, as transformers' own config classes say it.

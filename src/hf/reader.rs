@@ -11,8 +11,13 @@ use crate::limits::MAX_HEAD_DIM;
 use crate::{FrequencySchedule, Pairing, Sections};
 
 /// Where multimodal models keep the language model's part.
-const TEXT: [&[&str]; 4] =
-    [&["text_config"], &["thinker_config", "text_config"], &["llm_config"], &["language_config"]];
+const TEXT: [&[&str]; 5] = [
+    &["text_config"],
+    &["thinker_config", "text_config"],
+    &["llm_config"],
+    &["language_config"],
+    &["decoder"],
+];
 
 /// The objects that describe ropes, in transformers 5 and before.
 const ROPES: [&str; 2] = ["rope_parameters", "rope_scaling"];
@@ -27,24 +32,14 @@ const HARMLESS_IN_ROPES: [&str; 5] = [
     "original_max_position_embeddings",
 ];
 
-/// Keys at the top that look like a rope's and change no angle of q and k.
-const HARMLESS_AT_THE_TOP: [&str; 10] = [
-    "flash_rotary",
-    "indexer_rope_interleave",
-    "no_rope_layer_interval",
-    "original_rope",
-    "qk_nope_head_dim",
-    "rope_parameters",
-    "rope_scaling",
-    "rotary_emb_scale_base",
-    "rope_position_scale",
-    "rotary_scaling_factor",
-];
+/// Keys at the top that look like a rope's and change no angle of q and k: an indexer's is not theirs.
+const HARMLESS_AT_THE_TOP: [&str; 4] =
+    ["indexer_rope_interleave", "qk_nope_head_dim", "rope_parameters", "rope_scaling"];
 
 /// Whether a key at the top may be about ropes.
 fn is_of_ropes(key: &str) -> bool {
     let key = key.to_lowercase();
-    ["rope", "rotary", "theta", "alibi"].iter().any(|word| key.contains(word))
+    ["rope", "rotary", "theta", "nope", "alibi"].iter().any(|word| key.contains(word))
         || key == "position_embedding_type"
 }
 
@@ -192,7 +187,7 @@ impl Reader<'_> {
         }
         let sources = Sources { ropes, top: *top };
         let kind = sources.kind()?;
-        let shape = self.shape(partial, kind)?;
+        let shape = self.shape(layer_type, partial, kind)?;
         let max_position_embeddings = top.count("max_position_embeddings")?;
         let scaling = scaling::read(&sources, kind, partial, max_position_embeddings)?;
         let rope = |error| ConfigError::Rope { layer_type: layer_type.map(str::to_owned), error };
@@ -240,8 +235,8 @@ impl Reader<'_> {
         }
     }
 
-    fn shape(&self, partial: Option<f64>, kind: &str) -> Result<Shape> {
-        let (shape, key) = self.unchecked_shape(partial, kind)?;
+    fn shape(&self, layer_type: Option<&str>, partial: Option<f64>, kind: &str) -> Result<Shape> {
+        let (shape, key) = self.unchecked_shape(layer_type, partial, kind)?;
         let Shape { head_dim, rotary_offset, rotary_dim } = shape;
         let fits = rotary_dim > 0 && rotary_offset + rotary_dim <= head_dim;
         let is_even = rotary_dim.is_multiple_of(2);
@@ -256,7 +251,12 @@ impl Reader<'_> {
     }
 
     /// And the key that it comes from.
-    fn unchecked_shape(&self, partial: Option<f64>, kind: &str) -> Result<(Shape, &'static str)> {
+    fn unchecked_shape(
+        &self,
+        layer_type: Option<&str>,
+        partial: Option<f64>,
+        kind: &str,
+    ) -> Result<(Shape, &'static str)> {
         let Self { top, model, .. } = self;
         // MLA: the last channels of a head rotate.
         if let Some(rotary_dim) = top.count("qk_rope_head_dim")? {
@@ -268,7 +268,15 @@ impl Reader<'_> {
         for key in model.head_dim_keys {
             head_dim = head_dim.or(top.count(key)?);
         }
-        let head_dim = match head_dim.or(model.head_dim) {
+        let mut head_dim = head_dim.or(model.head_dim);
+        if let Some((key, default)) = model.full_head_dim {
+            let full = top.count(key)?.unwrap_or(default);
+            head_dim = if layer_type == Some(FULL) { Some(full) } else { head_dim };
+        }
+        if layer_type == Some(SLIDING) {
+            head_dim = top.count("swa_head_dim")?.or(head_dim);
+        }
+        let head_dim = match head_dim {
             Some(head_dim) => head_dim,
             None => {
                 // GPT-J and its kin.
@@ -375,7 +383,8 @@ impl<'a> Nested<'a> {
         for (name, value) in self.object {
             let has = groups.iter().any(|group| group.layer_types.contains(name));
             // A class's default has a rope for either type, whichever layers there are.
-            let usual = value.is_object() && [FULL, SLIDING].contains(&&**name);
+            let types = [FULL, SLIDING, "hybrid", "hybrid_sliding"];
+            let usual = value.is_object() && types.contains(&&**name);
             // transformers takes plain keys beside the types' for leftovers of another spelling.
             let leftover = ["rope_type", "type", "rope_theta"].contains(&&**name);
             if !(has || usual || leftover || value.is_null()) {
