@@ -159,6 +159,8 @@ fn layer_types_have_ropes_of_their_own() {
     let config = read("mimo_v2_flash", &format!(r#"{listed}, "swa_head_dim": 96"#));
     let head_dim = |name| config.rotary(Some(name)).map(|rotary| rotary.head_dim);
     assert_eq!((head_dim(FULL), head_dim(SLIDING)), (Ok(192), Ok(96)));
+    let error = refused("mimo_v2_flash", &listed.replace("3,", "2,")).to_string();
+    assert!(error.contains("hybrid_layer_pattern"), "{error}");
     let error = refused("mimo_v2_flash", r#", "num_hidden_layers": 3"#).to_string();
     assert!(error.contains("layer_types"), "{error}");
     // Nested, with what another file left beside the types.

@@ -381,6 +381,7 @@ fn bad_configs_are_refused() {
         (llama(r#", "head_dim": 7"#), "head_dim"),
         (llama(r#", "head_dim": 100000"#), "head_dim"),
         (llama(r#", "num_hidden_layers": 1e15"#), "num_hidden_layers"),
+        (llama(r#", "num_hidden_layers": 4097"#), "num_hidden_layers"),
         (llama(r#", "num_hidden_layers": 2, "layer_types": ["full_attention"]"#), "layer_types"),
         (with(r#"{"type": "linear", "factor": Infinity}"#), "factor"),
     ] {

@@ -18,7 +18,7 @@ const OTHERS: [&str; 7] =
     ["linear_attention", "conv", "mamba", "mamba2", "recurrent", "moe", "mlp"];
 
 /// Far more than any model has, so that a file cannot ask for memory without end.
-const MAX_LAYERS: usize = 1 << 16;
+const MAX_LAYERS: usize = 4096;
 
 /// Number of layers, where the file says it.
 pub(super) fn count(top: &Fields) -> Result<Option<usize>> {
@@ -29,7 +29,7 @@ pub(super) fn count(top: &Fields) -> Result<Option<usize>> {
             Some(layers) => {
                 return Err(ConfigError::Value {
                     key: top.name(key),
-                    expected: "at most 65536",
+                    expected: "at most 4096",
                     given: layers.to_string(),
                 });
             }
@@ -121,17 +121,20 @@ impl Model {
 
 /// The type of each layer, where the file says it, or the class.
 fn types(top: &Fields, model: &Model, count: Option<usize>) -> Result<Option<Vec<String>>> {
-    if let Some(types) = top.texts("layer_types")? {
-        if let Some(count) = count
-            && types.len() != count
-        {
-            return Err(ConfigError::Value {
-                key: top.name("layer_types"),
-                expected: "one type a layer",
-                given: format!("{} types of {count} layers", types.len()),
-            });
+    // As many as there are layers, where the file says how many.
+    let checked = |key: &str, types: Vec<String>| {
+        let fits = count.is_none_or(|count| types.len() == count) && types.len() <= MAX_LAYERS;
+        if fits {
+            return Ok(Some(types));
         }
-        return Ok(Some(types));
+        Err(ConfigError::Value {
+            key: top.name(key),
+            expected: "one entry a layer",
+            given: format!("{} of them", types.len()),
+        })
+    };
+    if let Some(types) = top.texts("layer_types")? {
+        return checked("layer_types", types);
     }
     if !model.differs() {
         return Ok(None);
@@ -139,7 +142,7 @@ fn types(top: &Fields, model: &Model, count: Option<usize>) -> Result<Option<Vec
     // MiMo's list: 1 is a sliding layer.
     if let Some(pattern) = top.whole_numbers("hybrid_layer_pattern")? {
         let name = |is_sliding: usize| if is_sliding == 1 { SLIDING } else { FULL }.to_owned();
-        return Ok(Some(pattern.into_iter().map(name).collect()));
+        return checked("hybrid_layer_pattern", pattern.into_iter().map(name).collect());
     }
     let Some(count) = count else { return Ok(None) };
     let mut period = model.period;
