@@ -76,3 +76,30 @@ impl Sections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By transformers' own words, for all small sizes: `mrope_section` split in order, and slices of every third
+    /// pair that are overwritten.
+    #[test]
+    fn axes_are_transformers_own() {
+        for sizes in (0..512).map(|n| [n % 8, n / 8 % 8, n / 64]) {
+            let pairs: usize = sizes.iter().sum();
+            let blocks = Sections::blocks(sizes).expect("small");
+            let split = sizes.iter().enumerate();
+            let split: Vec<usize> = split.flat_map(|(axis, &n)| vec![axis; n]).collect();
+            assert_eq!((0..pairs).map(|pair| blocks.axis(pair)).collect::<Vec<_>>(), split);
+            let mut slices = vec![0; pairs];
+            for axis in [1, 2] {
+                for pair in (axis..3 * sizes[axis]).step_by(3).filter(|&pair| pair < pairs) {
+                    slices[pair] = axis;
+                }
+            }
+            let turns = Sections::interleaved(sizes).expect("small");
+            let axes: Vec<_> = (0..pairs).map(|pair| turns.axis(pair)).collect();
+            assert_eq!(axes, slices, "{sizes:?}");
+        }
+    }
+}
