@@ -59,13 +59,14 @@ pub fn build(nvcc: &Nvcc, sources: &Path, out: &Path) -> Result<PathBuf, String>
 }
 
 fn check_release(nvcc: &Nvcc) -> Result<(), String> {
-    let mut numbers = nvcc.release.split('.').map(|number| number.parse().unwrap_or(0));
+    let given = nvcc.release().unwrap_or_default();
+    let mut numbers = given.split('.').map(|number| number.parse().unwrap_or(0));
     let release = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if release >= OLDEST {
         return Ok(());
     }
     let (path, (major, minor)) = (nvcc.path.display(), OLDEST);
-    Err(format!("{path} is of release {}: {major}.{minor} or newer is needed", nvcc.release))
+    Err(format!("{path} is of release {given}: {major}.{minor} or newer is needed"))
 }
 
 /// Files below a folder, by their paths from there, in order.

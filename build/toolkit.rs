@@ -9,8 +9,6 @@ use std::process::Command;
 /// A CUDA compiler that answers.
 pub struct Nvcc {
     pub path: PathBuf,
-    /// "13.0", of its line "release 13.0".
-    pub release: String,
     /// All that it says of its version.
     pub version: String,
 }
@@ -53,15 +51,19 @@ impl Nvcc {
         let path = path.canonicalize().map_err(said)?;
         let output = Command::new(&path).arg("--version").output().map_err(said)?;
         let version = String::from_utf8_lossy(&output.stdout).into_owned();
-        let release = version.split_once("release ").and_then(|(_, rest)| {
-            let number = rest.split([',', ' ', '\n']).next()?;
-            number.starts_with(|c: char| c.is_ascii_digit()).then(|| number.to_owned())
-        });
-        let release = release.filter(|_| output.status.success()).ok_or_else(|| {
-            let first = version.lines().next().unwrap_or_default();
-            format!("`--version` names no release (it said \"{first}\")")
-        })?;
-        Ok(Self { path, release, version })
+        let nvcc = Self { path, version };
+        if output.status.success() && nvcc.release().is_some() {
+            return Ok(nvcc);
+        }
+        let first = nvcc.version.lines().next().unwrap_or_default();
+        Err(format!("`--version` names no release (it said \"{first}\")"))
+    }
+
+    /// "13.0", of its line "release 13.0".
+    pub fn release(&self) -> Option<&str> {
+        let (_, rest) = self.version.split_once("release ")?;
+        let number = rest.split([',', ' ', '\n']).next()?;
+        number.starts_with(|c: char| c.is_ascii_digit()).then_some(number)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Configs of every class that `hf::Config` reads or refuses: which layers rotate, by what, and that no key about
-//! ropes is passed over. What is right was seen by running transformers 5.24.0's classes.
+//! ropes is passed over. What is right is what
+//! transformers 5.24.0's classes do.
 
 #![cfg(feature = "hf")]
 

@@ -1,6 +1,6 @@
 //! What a config means, for programs: one JSON object.
 
-use condensed_rope::hf::{Config, LayerGroup};
+use condensed_rope::hf::{Config, LayerGroup, TRANSFORMERS_VERSION};
 use condensed_rope::{Direction, Pairing, RopeScaling};
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ pub fn object(config: &Config, length: Option<usize>) -> Value {
     json!({
         "format": 1,
         "model_type": config.model_type,
-        "table": "transformers 5.24.0",
+        "table": format!("transformers {TRANSFORMERS_VERSION}"),
         "num_layers": config.num_layers,
         "length": length,
         "groups": config.groups.iter().map(group).collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 
 use super::error::{ConfigError, Result};
 use super::fields::Fields;
-use super::models::{Model, Sliding, Without};
+use super::models::{Full, Model, Sliding, Without};
 
 /// Layers of one type that all rotate, or all do not.
 pub(super) struct Layers {
@@ -145,17 +145,18 @@ fn types(top: &Fields, model: &Model, count: Option<usize>) -> Result<Option<Vec
         return checked("hybrid_layer_pattern", pattern.into_iter().map(name).collect());
     }
     let Some(count) = count else { return Ok(None) };
-    let mut period = model.period;
+    let mut given = None;
     for key in ["sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"] {
-        period = top.period(key)?.unwrap_or(period);
+        given = top.period(key)?.or(given);
     }
-    if period == 0 {
-        return Err(ConfigError::Missing { key: "layer_types" });
-    }
-    // ModernBERT counts from the first layer on, the others end with a full one.
-    let first = matches!(model.sliding, Sliding::Base("local_rope_theta", _));
-    let full = |index: usize| (index + usize::from(!first)).is_multiple_of(period);
-    let name = |index| if full(index) { FULL } else { SLIDING }.to_owned();
+    let (usual, is_last) = match model.full {
+        Full::Unknown => (None, true),
+        Full::FirstOf(period) => (Some(period), false),
+        Full::LastOf(period) => (Some(period), true),
+    };
+    let period = given.or(usual).ok_or(ConfigError::Missing { key: "layer_types" })?;
+    let is_full = |index: usize| (index + usize::from(is_last)).is_multiple_of(period);
+    let name = |index| if is_full(index) { FULL } else { SLIDING }.to_owned();
     Ok(Some((0..count).map(name).collect()))
 }
 

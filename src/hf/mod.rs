@@ -31,6 +31,7 @@ use serde_json::Value;
 
 pub use error::ConfigError;
 use error::Result;
+pub use models::TRANSFORMERS_VERSION;
 
 use crate::{Direction, FrequencySchedule, Pairing, Sections};
 

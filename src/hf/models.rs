@@ -1,7 +1,11 @@
 //! What transformers' classes do that a `config.json` does not say: pairing, defaults, where head_dim is, layers that
-//! do not rotate. As classes of transformers 5.24.0 do when they are run, and 4.57.6's where the type is theirs alone.
+//! do not rotate. Of transformers 5.24.0, and of 4.57.6 where the type is its alone. Base, part, head_dim and default
+//! scaling are held to `class_defaults.json`, which the config classes themselves were asked for.
 
 use crate::{Direction, Pairing};
+
+/// The version of transformers that the table of model types is of.
+pub const TRANSFORMERS_VERSION: &str = "5.24.0";
 
 /// What a class does.
 #[derive(Clone, Copy)]
@@ -23,9 +27,8 @@ pub(super) struct Model {
     pub sliding: Sliding,
     /// Layers that do not rotate.
     pub without: Without,
-    /// Every how many layers one is of full attention, where the file has no `layer_types`; zero where it
-    /// makes no difference.
-    pub period: usize,
+    /// Which layers are of full attention, where the file has no `layer_types`.
+    pub full: Full,
     /// M-RoPE, if the class has it.
     pub mrope: Option<Mrope>,
     /// The key that says whether positions are rotary, and whether they are where it is not there.
@@ -47,6 +50,17 @@ pub(super) enum Sliding {
     Base(&'static str, f64),
 }
 
+/// Which layers are of full attention; the others slide. A file may have another period.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Full {
+    /// Only the file says it.
+    Unknown,
+    /// The first of so many.
+    FirstOf(usize),
+    /// The last of so many.
+    LastOf(usize),
+}
+
 /// Layers that do not rotate.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Without {
@@ -65,7 +79,7 @@ pub(super) enum Without {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Mrope {
     pub interleaved: bool,
-    pub sizes: Option<[usize; 3]>,
+    pub sizes: [usize; 3],
 }
 
 /// LLaMA, which most classes are by another name.
@@ -81,7 +95,7 @@ const LLAMA: Model = Model {
     rotary_dim_keys: &[],
     sliding: Sliding::Same,
     without: Without::None,
-    period: 0,
+    full: Full::Unknown,
     mrope: None,
     position_key: Some(("position_embedding_type", true)),
     has_default_scaling: false,
@@ -90,11 +104,11 @@ const LLAMA: Model = Model {
 const GPTJ: Model = Model { pairing: Pairing::Interleaved, ..LLAMA };
 
 const fn blocks(sizes: [usize; 3]) -> Option<Mrope> {
-    Some(Mrope { interleaved: false, sizes: Some(sizes) })
+    Some(Mrope { interleaved: false, sizes })
 }
 
 const fn interleaved(sizes: [usize; 3]) -> Option<Mrope> {
-    Some(Mrope { interleaved: true, sizes: Some(sizes) })
+    Some(Mrope { interleaved: true, sizes })
 }
 
 const MODELS: &[Model] = &[
@@ -185,7 +199,7 @@ const MODELS: &[Model] = &[
         head_dim: Some(256),
         theta: 1e6,
         sliding: Sliding::Base("rope_local_base_freq", 10_000.0),
-        period: 6,
+        full: Full::LastOf(6),
         ..LLAMA
     },
     Model {
@@ -195,12 +209,18 @@ const MODELS: &[Model] = &[
         has_default_scaling: true,
         ..LLAMA
     },
-    Model { types: &["olmo3"], theta: 5e5, sliding: Sliding::Plain, period: 4, ..LLAMA },
+    Model {
+        types: &["olmo3"],
+        theta: 5e5,
+        sliding: Sliding::Plain,
+        full: Full::LastOf(4),
+        ..LLAMA
+    },
     Model {
         types: &["modernbert", "modernbert-decoder"],
         theta: 160_000.0,
         sliding: Sliding::Base("local_rope_theta", 10_000.0),
-        period: 3,
+        full: Full::FirstOf(3),
         harmless: &["position_embedding_type"],
         position_key: None,
         ..LLAMA
@@ -299,16 +319,22 @@ const MODELS: &[Model] = &[
     Model {
         types: &["exaone4", "exaone_moe"],
         without: Without::FullBesideSliding,
-        period: 4,
+        full: Full::LastOf(4),
         ..LLAMA
     },
-    Model { types: &["afmoe"], without: Without::Full, period: 4, ..LLAMA },
-    Model { types: &["muse_spark"], theta: 5e5, without: Without::Full, period: 4, ..LLAMA },
+    Model { types: &["afmoe"], without: Without::Full, full: Full::LastOf(4), ..LLAMA },
+    Model {
+        types: &["muse_spark"],
+        theta: 5e5,
+        without: Without::Full,
+        full: Full::LastOf(4),
+        ..LLAMA
+    },
     Model {
         types: &["flint", "kolibri1", "lara_mini", "muse_glimmer"],
         head_dim: Some(128),
         without: Without::Full,
-        period: 4,
+        full: Full::LastOf(4),
         ..LLAMA
     },
     Model { types: &["muse_glimmer_assistant"], theta: 5e5, head_dim: Some(128), ..LLAMA },
@@ -326,7 +352,12 @@ const MODELS: &[Model] = &[
         ..GPTJ
     },
     Model { types: &["cohere"], theta: 5e5, ..GPTJ },
-    Model { types: &["cohere2", "cohere2_moe"], without: Without::Full, period: 4, ..GPTJ },
+    Model {
+        types: &["cohere2", "cohere2_moe"],
+        without: Without::Full,
+        full: Full::LastOf(4),
+        ..GPTJ
+    },
     Model {
         types: &["llama4"],
         theta: 5e5,
@@ -415,6 +446,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_transformers_classes() {
         let json: Value = serde_json::from_str(include_str!("class_defaults.json")).expect("JSON");
+        assert_eq!(json["transformers"], TRANSFORMERS_VERSION);
         let (mut compared, mut wrong) = (0, Vec::new());
         for (name, class) in json["types"].as_object().expect("types") {
             let Some(model) = Model::of(name) else { continue };

@@ -317,20 +317,20 @@ impl Reader<'_> {
             source.flag("mrope_interleaved")?;
             given = source.whole_numbers(KEY)?.map(|sizes| (source.name(KEY), sizes)).or(given);
         }
-        let (key, sizes) = match (given, self.model.mrope.and_then(|mrope| mrope.sizes)) {
-            (Some(given), _) => given,
-            (None, Some(sizes)) => (KEY.to_owned(), sizes.to_vec()),
+        // Their order is the class's, and so are the sizes where the file has none.
+        let (mrope, (key, sizes)) = match (self.model.mrope, given) {
+            (Some(mrope), given) => {
+                (mrope, given.unwrap_or_else(|| (KEY.to_owned(), mrope.sizes.to_vec())))
+            }
+            (None, Some((key, sizes))) => {
+                return Err(ConfigError::Unread { key, given: format!("{sizes:?}") });
+            }
             (None, None) => return Ok(None),
         };
         let wrong = || ConfigError::Value {
             key: key.clone(),
             expected: "three numbers of pairs, as many in all as rotate",
             given: format!("{sizes:?}"),
-        };
-        // Their order is the class's.
-        let mrope = match (self.model.mrope, self.is_known) {
-            (Some(mrope), _) => mrope,
-            _ => return Err(ConfigError::Unread { key, given: format!("{sizes:?}") }),
         };
         let sizes = <[usize; 3]>::try_from(&*sizes).map_err(|_| wrong())?;
         let sections =

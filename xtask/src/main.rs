@@ -11,7 +11,6 @@ mod run;
 mod test;
 mod toolchain;
 #[path = "../../build/toolkit.rs"]
-#[allow(dead_code, reason = "build.rs uses all of it")]
 mod toolkit;
 
 use std::process::ExitCode;
@@ -21,7 +20,7 @@ use toolchain::Tool;
 /// What went wrong, for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
 
-const HELP: &str = "\
+const COMMANDS: &str = "\
 cargo xtask demo      rotate LongChat-7b-16k's q and k, on the GPU or the CPU, checked against f64
 cargo xtask test      every test that this machine can run, and what it could not and why
                       (--registers prints those of every kernel)
@@ -33,10 +32,16 @@ cargo xtask bench --table FILE    the ratios of a bench file
 cargo xtask bench --compare FILE FILE    how far two runs are apart
 cargo xtask figures   docs/*.svg, from benches/results
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
-cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch
+cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch";
 
-nvcc and libtorch are found (NVCC, PATH, CUDA_HOME, CUDA_PATH, /usr/local/cuda; LIBTORCH, python3's
-torch) or installed from PyPI into a cache folder (CONDENSED_ROPE_CACHE, or ~/.cache/condensed-rope).";
+fn help() -> String {
+    format!(
+        "{COMMANDS}\n\nnvcc is looked for in {}, and libtorch in\nLIBTORCH and python3's torch; \
+         what is not found is installed from PyPI into a cache folder\n(CONDENSED_ROPE_CACHE, or \
+         ~/.cache/condensed-rope).",
+        toolkit::PLACES
+    )
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,10 +60,10 @@ fn main() -> ExitCode {
         ["bundle"] => bundle::bundle(),
         ["env"] => environment(),
         ["help" | "--help" | "-h"] | [] => {
-            println!("{HELP}");
+            println!("{}", help());
             Ok(())
         }
-        other => Err(format!("no such command: {}\n\n{HELP}", other.join(" "))),
+        other => Err(format!("no such command: {}\n\n{}", other.join(" "), help())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

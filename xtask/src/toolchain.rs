@@ -47,7 +47,7 @@ pub fn nvcc() -> Result<Nvcc> {
             })?
         }
     };
-    eprintln!("nvcc: {} ({})", nvcc.path.display(), nvcc.release);
+    eprintln!("nvcc: {} ({})", nvcc.path.display(), nvcc.release().unwrap_or("of no release"));
     Ok(nvcc)
 }
 
