@@ -113,9 +113,15 @@ ROPE_FN void rotate_token(const RotateParams& params, const Thread& at, Locate l
         }
         angles.load_steps(steps, pair);
     }
-    if (GENERAL && params.axes.stride != 0) {
-        angles.multiply(params.axes, params.positions.ids,
-                        params.positions.offset(coord.b, coord.s), pair);
+    if (GENERAL && params.axes.count != 0) {
+        const Ids& ids = params.positions.ids;
+        const uint64_t offset = params.positions.offset(coord.b, coord.s);
+        // A fourth id costs a load and a choice a pair: three axes do not pay for it.
+        if (params.axes.count < Axes::MAX) {
+            angles.template multiply<Axes::MAX - 1>(params.axes, ids, offset, pair);
+        } else {
+            angles.template multiply<Axes::MAX>(params.axes, ids, offset, pair);
+        }
     } else {
         angles.multiply(params.positions.position<GENERAL>(params.starts, coord.t, coord.b, coord.s));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::limits::MAX_AXES;
 use crate::{Dtype, MAX_HEAD_DIM};
 
 macro_rules! errors {
@@ -103,8 +104,8 @@ errors! {
     9 Sections {
         /// Number of pairs (or the most there can be).
         expected: usize,
-        /// Pairs by time, height and width.
-        given: [usize; 3],
+        /// Pairs of each axis.
+        given: Vec<usize>,
     } => "sections must add up to {expected} pairs: given {given:?}";
     /// A rope without a set of frequencies.
     10 NoSets => "a rope needs at least one set of frequencies: given none";
@@ -355,6 +356,25 @@ errors! {
         /// What it is.
         given: String,
     } => "{tensor}: must be {expected}: given {given}";
+    /// More axes than a token has positions, or none.
+    45 Axes {
+        /// How many were given.
+        given: usize,
+    } => "sections must be of 1 to {MAX_AXES} axes: given {given}";
+    /// A pair's axis that there is not.
+    46 Axis {
+        /// Which pair.
+        pair: usize,
+        /// Number of axes.
+        expected: usize,
+        /// The axis that was given.
+        given: usize,
+    } => "axis of pair {pair} must be one of {expected}: given {given}";
+    /// Rotated channels that two axes cannot share in whole pairs.
+    47 Vision2d {
+        /// Number of rotated channels.
+        given: usize,
+    } => "rotary_dim of a rope of two axes must be a multiple of 4 up to {MAX_HEAD_DIM}: given {given}";
 }
 
 /// `Result` with this crate's [`Error`].

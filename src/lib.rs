@@ -13,7 +13,7 @@
 //! |---|---|
 //! | how fast pairs turn | [`Frequencies`], [`FrequencySchedule`] by a [`RopeScaling`]; as words: [`PhaseWords`] |
 //! | from a checkpoint's `config.json` | `hf` (feature `hf`) |
-//! | what a call says | [`Layout`], [`DimOrder`], [`Positions`], [`Sections`], [`Pairing`], [`Dtype`], [`IndexType`] |
+//! | what a call says | [`Layout`], [`DimOrder`], [`Positions`], [`Sections`], [`SectionOrder`], [`Pairing`], [`Dtype`], [`IndexType`] |
 //! | the same by address | [`RawOperand`], [`RawIds`], [`RawBuffer`], [`RopeSpec`] |
 //! | what does the work | [`cpu::Rope`]; `cuda::Rope` (feature `cuda`, on by default); either: [`AnyRope`]; on tensors: `tch::rotate` (feature `tch`) |
 //! | FastChat's class | [`CondensedRotaryEmbedding`] |
@@ -73,7 +73,7 @@ mod trace;
 pub use any_rope::AnyRope;
 pub use call::{
     Address, DimOrder, Direction, Dtype, Element, IndexType, Layout, Pairing, PositionKind,
-    Positions, RawBuffer, RawIds, RawOperand, RopeSpec, Sections,
+    Positions, RawBuffer, RawIds, RawOperand, RopeSpec, SectionOrder, Sections,
 };
 pub use error::{Error, Result};
 pub use fastchat::{CondensedRotaryEmbedding, CosSin};

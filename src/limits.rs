@@ -2,6 +2,8 @@
 
 /// The most channels a head may have.
 pub const MAX_HEAD_DIM: usize = 1024;
+/// Positions of one token: rows of ids, of which each pair takes one.
+pub(crate) const MAX_AXES: usize = 4;
 /// Tokens of one launch.
 pub(crate) const MAX_TOKENS: usize = i32::MAX as usize;
 /// Heads of one tensor: slices of heads are counted in the grid's second dimension, which ends at 65535.

@@ -5,7 +5,7 @@
 #![cfg(feature = "hf")]
 
 use condensed_rope::hf::{Config, ConfigError, Explicit, LayerGroup, Rotary};
-use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling};
+use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling, SectionOrder};
 use testkit::conformance::models::rotaries;
 
 const SIZES: &str = r#""hidden_size": 4096, "num_attention_heads": 32"#;
@@ -245,16 +245,16 @@ fn every_spelling_is_read() {
     assert_eq!(frequencies(&read("phimoe", &lists(1.25))).factor(), 1.25);
     assert!(refused("phimoe", &lists(1.5)).to_string().contains("long_mscale"));
     // Sections are the class's, whatever a flag says.
-    for (model_type, sizes, interleaved) in [
-        ("qwen2_5_vl", [16, 24, 24], false),
-        ("qwen3_vl", [24, 20, 20], true),
-        ("qwen3_5", [11, 11, 10], true),
+    for (model_type, sizes, order) in [
+        ("qwen2_5_vl", [16, 24, 24], SectionOrder::Blocks),
+        ("qwen3_vl", [24, 20, 20], SectionOrder::Interleaved),
+        ("qwen3_5", [11, 11, 10], SectionOrder::Interleaved),
     ] {
         let rope = r#", "rope_scaling": {"type": "mrope", "mrope_interleaved": true}"#;
         for rest in ["", rope] {
             let config = read(model_type, rest);
             let sections = only(&config).sections.expect("sections");
-            assert_eq!((sections.sizes(), sections.is_interleaved()), (sizes, interleaved));
+            assert_eq!((sections.sizes(), sections.order()), (sizes.to_vec(), order));
         }
     }
     // Another kind's name beside "mrope".

@@ -161,7 +161,7 @@ fn sets_are_of_one_size() {
     assert_eq!(refused(&[of(64), of(128)]), Err(Error::SetRotaryDim { expected: 64, given: 128 }));
     assert_eq!(refused(&[of(64), of(64)]), Ok(()));
     let too_many = Sections::blocks([200, 200, 200]);
-    assert_eq!(too_many, Err(Error::Sections { expected: 512, given: [200; 3] }));
+    assert_eq!(too_many, Err(Error::Sections { expected: 512, given: vec![200; 3] }));
 }
 
 /// A builder's calls commute: neither forgets what the other said, in a rope as in a list.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use condensed_rope::hf::{Config, ConfigError, LayerGroup, Rotary};
-use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling};
+use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling, SectionOrder};
 use plotters::prelude::{RGBColor, SeriesLabelPosition};
 
 use crate::plot::{self, Curve, Titles};
@@ -105,7 +105,10 @@ fn describe(group: &LayerGroup) -> Vec<(&'static str, String)> {
         (
             "sections (time, height, width)",
             rotary.sections.map_or("none".to_owned(), |sections| {
-                let how = if sections.is_interleaved() { "interleaved" } else { "in blocks" };
+                let how = match sections.order() {
+                    SectionOrder::Blocks => "in blocks",
+                    order => order.name(),
+                };
                 format!("{:?} {how}", sections.sizes())
             }),
         ),

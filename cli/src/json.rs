@@ -37,7 +37,7 @@ fn group(group: &LayerGroup) -> Value {
         }),
         "sections": rotary.and_then(|rotary| rotary.sections).map(|sections| json!({
             "sizes": sections.sizes(),
-            "order": if sections.is_interleaved() { "interleaved" } else { "blocks" },
+            "order": sections.order().name(),
         })),
         "attention_factor": frequencies.map(|frequencies| f64::from(frequencies.factor())),
         "base": schedule.map(|schedule| schedule.base()),

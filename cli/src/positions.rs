@@ -13,7 +13,7 @@ pub fn of(
 ) -> Result<(Positions<&[i64]>, usize)> {
     let Some(Ids { shape, values }) = ids else { return Ok((Positions::consecutive(0), seq)) };
     let message = || -> Box<dyn std::error::Error> {
-        let axes = if sections.is_some() { ", or of three axes" } else { "" };
+        let axes = sections.map_or(String::new(), |s| format!(", or of {} axes", s.axes()));
         format!("positions must be of {batch} x {seq} tokens{axes}: given {shape:?}").into()
     };
     let last = |values: &[i64]| {
@@ -28,11 +28,12 @@ pub fn of(
         [b, n] if [b, n] == [batch, seq] => Some((seq, b.checked_mul(n)?)),
         _ => None,
     };
-    if let (Some(sections), Some((&axes @ (3 | 4), rest))) = (sections, shape.split_first())
+    if let (Some(sections), Some((&axes, rest))) = (sections, shape.split_first())
+        && let Some(extra @ (0 | 1)) = axes.checked_sub(sections.axes())
         && let Some((row_stride, one)) = rows(rest)
     {
-        // transformers' fourth comes first: text positions, by which nothing turns.
-        let values = &values[(axes - 3) * one..];
+        // transformers' one more comes first: text positions, by which nothing turns.
+        let values = &values[extra * one..];
         return Ok((Positions::strided_axes(values, sections, [one, row_stride]), last(values)));
     }
     let (row_stride, _) = rows(shape).ok_or_else(message)?;

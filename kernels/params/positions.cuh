@@ -90,13 +90,15 @@ struct TokenPositions {
     }
 };
 
-// M-RoPE: three ids a token, and each pair turns by one of them.
+// M-RoPE and its kin: several ids a token, and each pair turns by one of them.
 struct Axes {
-    static constexpr int COUNT = 3;
+    static constexpr int MAX = 4;
     static constexpr uint32_t PAIRS_A_WORD = 16;
 
-    uint64_t stride;     // bytes from one axis' ids to the next one's; 0: one position a token
-    uint32_t codes[32];  // each pair's axis, two bits a pair
+    uint32_t count;             // 0: one position a token
+    uint32_t reserved;
+    uint64_t offset[MAX - 1];   // bytes from the first axis' ids to the others'; 0 of axes that there are not
+    uint32_t codes[32];         // each pair's axis, two bits a pair
 
     // The axes of the pairs of its word from this one on, the first one's in the lowest bits.
     ROPE_FN uint32_t from(uint32_t pair) const {

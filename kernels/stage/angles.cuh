@@ -33,19 +33,23 @@ struct Angles {
         for (int i = 0; i < PAIRS; ++i) step[i] *= position;
     }
 
-    // The same where each pair turns by one of several ids of its token, the first of them at `offset`.
+    // The same where each pair turns by one of up to COUNT ids of its token, the first of them at `offset`.
+    template <int COUNT>
     ROPE_FN void multiply(const Axes& axes, const Ids& ids, uint64_t offset, uint32_t first) {
-        Ids::Halves halves[Axes::COUNT];
+        Ids::Halves halves[COUNT];
+        halves[0] = ids.load<true>(offset);
 #pragma unroll
-        for (int i = 0; i < Axes::COUNT; ++i) halves[i] = ids.load<true>(offset + i * axes.stride);
+        for (int i = 1; i < COUNT; ++i) halves[i] = ids.load<true>(offset + axes.offset[i - 1]);
         const uint32_t codes = axes.from(first);
-        uint64_t along[Axes::COUNT];
+        uint64_t along[COUNT];
 #pragma unroll
-        for (int i = 0; i < Axes::COUNT; ++i) along[i] = ids.value<true>(halves[i]);
+        for (int i = 0; i < COUNT; ++i) along[i] = ids.value<true>(halves[i]);
+        const uint64_t last = along[COUNT - 1];
 #pragma unroll
         for (int i = 0; i < PAIRS; ++i) {
             const uint32_t code = codes >> 2 * i;
-            step[i] *= code & 2 ? along[2] : code & 1 ? along[1] : along[0];
+            const uint64_t high = COUNT > 3 && !(code & 1) ? along[2] : last;
+            step[i] *= code & 2 ? high : code & 1 ? along[1] : along[0];
         }
     }
 

@@ -18,5 +18,5 @@ pub use operand::{Address, RawBuffer, RawIds, RawOperand};
 pub use pairing::{Direction, Pairing};
 pub(crate) use positions::IdStrides;
 pub use positions::{PositionKind, Positions};
-pub use sections::Sections;
+pub use sections::{SectionOrder, Sections};
 pub use spec::RopeSpec;

@@ -40,8 +40,8 @@ pub enum PositionKind<I> {
         /// The position of each sequence's first token; zero without.
         starts: Option<I>,
     },
-    /// M-RoPE: three ids a token, by time, height and width: token `s` of sequence `b` has
-    /// `ids[axis * axis_stride + b * row_stride + s]`.
+    /// Several ids a token, one by each axis of `sections` (M-RoPE's time, height and width): token `s` of sequence
+    /// `b` has `ids[axis * axis_stride + b * row_stride + s]`.
     Axes {
         /// The ids.
         ids: I,
@@ -97,15 +97,15 @@ impl<I> Positions<I> {
         PositionKind::Ragged { cu_seqlens: cu_seqlens.into(), starts: Some(starts.into()) }.into()
     }
 
-    /// M-RoPE: three ids a token, `[3, tokens]` or `[3, batch, seq]`, and which of them turns which
-    /// pairs.
+    /// M-RoPE and its kin: several ids a token, `[axes, tokens]` or `[axes, batch, seq]`, and which of them
+    /// turns which pairs.
     pub fn axes(ids: impl Into<I>, sections: Sections) -> Self {
         let (row_stride, axis_stride) = (None, None);
         PositionKind::Axes { ids: ids.into(), sections, row_stride, axis_stride }.into()
     }
 
-    /// The same, `[3, batch, seq]` with strides of axes and of rows, in values: `[seq, 0]` for an expanded
-    /// `[3, 1, seq]`.
+    /// The same, `[axes, batch, seq]` with strides of axes and of rows, in values: `[seq, 0]` for an expanded
+    /// `[axes, 1, seq]`.
     pub fn strided_axes(
         ids: impl Into<I>,
         sections: Sections,
@@ -283,8 +283,8 @@ impl Positions<RawIds> {
             }
             PositionKind::Axes { ids, sections, row_stride, axis_stride } => {
                 sections.check(rotary_dim / 2)?;
-                let what = "position ids of three axes";
-                check_ids(ids, what, 3, [*row_stride, *axis_stride], [batch, seq])?;
+                let (what, strides) = ("position ids of all axes", [*row_stride, *axis_stride]);
+                check_ids(ids, what, sections.axes(), strides, [batch, seq])?;
             }
         }
         self.sets.as_ref().map_or(Ok(()), |sets| per_sequence(SETS, sequences, sets))

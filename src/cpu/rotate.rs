@@ -6,6 +6,7 @@ use super::ids::IdList;
 use super::simd::{self, Work};
 use crate::call::{Checked, IdStrides};
 use crate::frequencies::{WordsShape, read_set};
+use crate::limits::MAX_AXES;
 use crate::{Element, Layout, Pairing, PositionKind, RawIds, RawOperand, RopeSpec};
 
 /// One rotation, checked.
@@ -117,7 +118,10 @@ impl<'a> TokenPositions<'a> {
             }
             PositionKind::Axes { ids, sections, .. } => {
                 let first = b * self.strides.row + s;
-                let along = [0, 1, 2].map(|axis| ids.get(axis * self.strides.axis + first));
+                let mut along = [0; MAX_AXES];
+                for (axis, id) in along.iter_mut().take(sections.axes()).enumerate() {
+                    *id = ids.get(axis * self.strides.axis + first);
+                }
                 return angles.turn_by(&turns, |pair| along[sections.axis(pair)]);
             }
         };

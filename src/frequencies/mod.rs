@@ -56,6 +56,43 @@ impl Frequencies {
         Self::checked(inv_freq)
     }
 
+    /// A vision tower's, of pairs that turn by the height and the width of a patch
+    /// ([`Sections::vision_2d`](crate::Sections::vision_2d)): either half of the pairs is a rope of half the channels
+    /// (Qwen2-VL, Gemma 4, Llama 4).
+    ///
+    /// ```
+    /// use condensed_rope::{Frequencies, Layout, Pairing, Positions, Sections, cpu};
+    ///
+    /// let frequencies = Frequencies::vision_2d(80, 10_000.0)?;
+    /// let rope = cpu::Rope::new(&frequencies, Pairing::HalfSplit);
+    /// // Four patches, two by two: their rows, then their columns.
+    /// let ids = [0i64, 0, 1, 1, 0, 1, 0, 1];
+    /// let mut q = vec![1.0f32; 4 * 16 * 80];
+    /// let q = cpu::Heads::in_place(&mut q, Layout::thd(4, 16, 80));
+    /// rope.rotate(Some(q), None, Positions::axes(&ids, Sections::vision_2d(40)?))?;
+    /// # Ok::<(), condensed_rope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Vision2d`] where `rotary_dim` is not a multiple of 4, and [`new`](Self::new)'s.
+    pub fn vision_2d(rotary_dim: usize, base: f64) -> Result<Self> {
+        check_vision_2d(rotary_dim)?;
+        let Self { inv_freq, .. } = Self::new(rotary_dim / 2, base)?;
+        Self::checked([inv_freq.as_slice(), &inv_freq].concat())
+    }
+
+    /// The same of a rope of all channels, whose pairs go to height and width in turn: even ones to the first half,
+    /// odd ones to the second (Pixtral).
+    ///
+    /// # Errors
+    /// As [`vision_2d`](Self::vision_2d).
+    pub fn vision_2d_in_turn(rotary_dim: usize, base: f64) -> Result<Self> {
+        check_vision_2d(rotary_dim)?;
+        let Self { inv_freq, .. } = Self::new(rotary_dim, base)?;
+        let every_second = |first| inv_freq.iter().skip(first).step_by(2).copied();
+        Self::checked(every_second(0).chain(every_second(1)).collect())
+    }
+
     /// Frequencies in radians per position, as they are given: one a pair, so the rotary dimension
     /// is twice the length. Any finite number will do, zero (a pair that never turns) and negative
     /// ones too.
@@ -167,6 +204,11 @@ fn powers(inv_freq: &mut [DoubleDouble], ln_base: DoubleDouble) {
 
 fn check_base(base: f64) -> Result<()> {
     if base.is_finite() && base > 0.0 { Ok(()) } else { Err(Error::Base { given: base }) }
+}
+
+fn check_vision_2d(rotary_dim: usize) -> Result<()> {
+    let fits = rotary_dim.is_multiple_of(4) && (4..=MAX_HEAD_DIM).contains(&rotary_dim);
+    if fits { Ok(()) } else { Err(Error::Vision2d { given: rotary_dim }) }
 }
 
 pub(crate) fn check_rotary_dim(rotary_dim: usize) -> Result<()> {

@@ -2,7 +2,7 @@
 //! do not rotate. Of transformers 5.24.0, and of 4.57.6 where the type is its alone. Base, part, head_dim and default
 //! scaling are held to `class_defaults.json`, which the config classes themselves were asked for.
 
-use crate::{Direction, Pairing};
+use crate::{Direction, Pairing, SectionOrder};
 
 /// The version of transformers that the table of model types is of.
 pub const TRANSFORMERS_VERSION: &str = "5.24.0";
@@ -75,10 +75,10 @@ pub(super) enum Without {
     Listed(Option<[&'static str; 2]>),
 }
 
-/// M-RoPE: the order of its axes, and their default sizes.
+/// M-RoPE: the order of its axes, and their default sizes, as `mrope_section` lists them.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Mrope {
-    pub interleaved: bool,
+    pub order: SectionOrder,
     pub sizes: [usize; 3],
 }
 
@@ -104,11 +104,11 @@ const LLAMA: Model = Model {
 const GPTJ: Model = Model { pairing: Pairing::Interleaved, ..LLAMA };
 
 const fn blocks(sizes: [usize; 3]) -> Option<Mrope> {
-    Some(Mrope { interleaved: false, sizes })
+    Some(Mrope { order: SectionOrder::Blocks, sizes })
 }
 
 const fn interleaved(sizes: [usize; 3]) -> Option<Mrope> {
-    Some(Mrope { interleaved: true, sizes })
+    Some(Mrope { order: SectionOrder::Interleaved, sizes })
 }
 
 const MODELS: &[Model] = &[
@@ -367,6 +367,12 @@ const MODELS: &[Model] = &[
     },
     Model { types: &["ernie4_5"], theta: 5e5, head_dim: Some(128), ..GPTJ },
     Model { types: &["ernie4_5_moe"], theta: 5e5, ..GPTJ },
+    Model {
+        types: &["ernie4_5_vl", "ernie4_5_vl_moe"],
+        theta: 5e5,
+        mrope: Some(Mrope { order: SectionOrder::HeightWidthThenTime, sizes: [22, 22, 20] }),
+        ..GPTJ
+    },
     Model { types: &["helium"], theta: 1e5, head_dim: Some(128), ..GPTJ },
     Model { types: &["moonshine"], partial: 0.9, ..GPTJ },
     Model { types: &["moonshine_streaming"], partial: 0.8, ..GPTJ },

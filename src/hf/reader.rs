@@ -8,7 +8,7 @@ use super::layers::{self, FULL, Layers, SLIDING};
 use super::models::{Model, Sliding};
 use super::{Config, Explicit, LayerGroup, Rotary, scaling};
 use crate::limits::MAX_HEAD_DIM;
-use crate::{FrequencySchedule, Pairing, Sections};
+use crate::{FrequencySchedule, Pairing, SectionOrder, Sections};
 
 /// Where multimodal models keep the language model's part.
 const TEXT: [&[&str]; 5] = [
@@ -333,8 +333,15 @@ impl Reader<'_> {
             given: format!("{sizes:?}"),
         };
         let sizes = <[usize; 3]>::try_from(&*sizes).map_err(|_| wrong())?;
-        let sections =
-            if mrope.interleaved { Sections::interleaved(sizes) } else { Sections::blocks(sizes) };
+        let sections = match (mrope.order, sizes) {
+            (SectionOrder::Interleaved, _) => Sections::interleaved(sizes),
+            // ERNIE's list begins with height.
+            (SectionOrder::HeightWidthThenTime, [height, width, time]) if height == width => {
+                Sections::height_width_then_time([time, height, width])
+            }
+            (SectionOrder::HeightWidthThenTime, _) => return Err(wrong()),
+            _ => Sections::blocks(sizes),
+        };
         let sections = sections.map_err(|_| wrong())?;
         sections.check(rotary_dim / 2).map_err(|_| wrong())?;
         Ok(Some(sections))

@@ -83,7 +83,7 @@ impl Planner {
         let pdl = work.pdl(self.device.multiprocessors);
         let hint = L2Hint::of(traffic(call, 2 * pairs), self.device.l2_bytes);
 
-        let source = Source::of(call, self.zero(), pairs, general);
+        let source = Source::of(call, self.zero(), general);
         let sets = self.sets(call.positions(), general);
         // Where sequences choose a set, each has a factor of its own.
         let factor = if call.positions().sets.is_some() { 1.0 } else { self.spec.factor() };
@@ -232,7 +232,7 @@ struct Source {
 }
 
 impl Source {
-    fn of(call: &Checked, zero: Address, pairs: usize, general: bool) -> Self {
+    fn of(call: &Checked, zero: Address, general: bool) -> Self {
         let none = Ids::one(zero, general);
         let ids = |ids: &RawIds| Ids::new(ids, general);
         let counting = |ids| TokenPositions { ids, counts: 1, ..TokenPositions::default() };
@@ -256,8 +256,7 @@ impl Source {
             PositionKind::Axes { ids: given, sections, row_stride, axis_stride } => {
                 let strides = IdStrides::of(*row_stride, *axis_stride, call.batch_seq());
                 let given = ids(given);
-                let bytes = strides.axis as u64 * u64::from(given.stride);
-                axes = Axes::new(bytes, sections, pairs);
+                axes = Axes::new(strides.axis, given.stride, sections);
                 TokenPositions::ids(given, strides)
             }
         };
@@ -338,7 +337,7 @@ mod tests {
         let q = RawOperand::in_place(Dtype::F32, 1 << 30, Layout::bshd(3, 5, 2, 8));
         let strides = |positions| {
             let params = launch(&planner, Call { q: Some(q), k: None, positions }).params;
-            [params.positions.ids.stride as u64, params.positions.row_stride, params.axes.stride]
+            [params.positions.ids.stride as u64, params.positions.row_stride, params.axes.offset[0]]
         };
         let ids = |dtype, len| RawIds::new(dtype, 1 << 16, len);
         use IndexType::{I32, I64, U32};

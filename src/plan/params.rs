@@ -3,6 +3,7 @@
 
 use super::L2Hint;
 use crate::call::IdStrides;
+use crate::limits::MAX_AXES;
 use crate::{Address, Dtype, IndexType, Layout, Pdl, RawIds, Sections};
 
 /// A field that crosses to C++: its name, offset and size.
@@ -73,12 +74,15 @@ abi! {
         pub counts: u32,
     }
 
-    /// How pairs choose among three positions a token.
+    /// How pairs choose among several positions a token.
     pub struct Axes {
-        /// Bytes; 0 where there is one position a token.
-        pub stride: u64,
+        /// 0 where there is one position a token.
+        pub count: u32,
+        pub reserved: u32,
+        /// Bytes from the first axis' ids to the others'; 0 of axes that there are not.
+        pub offset: [u64; MAX_AXES - 1],
         /// Two bits a pair.
-        pub codes: [u32; Axes::WORDS],
+        pub codes: [u32; Sections::WORDS],
     }
 
     /// How sequences choose among sets of frequencies.
@@ -187,16 +191,14 @@ impl TokenPositions {
 }
 
 impl Axes {
-    const PAIRS_A_WORD: usize = 16;
-    const WORDS: usize = crate::MAX_HEAD_DIM / 2 / Self::PAIRS_A_WORD;
-
-    pub fn new(stride: u64, sections: &Sections, pairs: usize) -> Self {
-        let mut codes = [0; Self::WORDS];
-        for (word, first) in codes.iter_mut().zip((0..pairs).step_by(Self::PAIRS_A_WORD)) {
-            *word = (0..Self::PAIRS_A_WORD)
-                .fold(0, |bits, i| bits | (sections.axis(first + i) as u32) << (2 * i));
-        }
-        Self { stride, codes }
+    /// `stride`: ids, of `size` bytes, from one axis' first one to the next one's. Those of axes that there are
+    /// have passed the checks.
+    pub(super) fn new(stride: usize, size: u32, sections: &Sections) -> Self {
+        let axes = sections.axes();
+        let bytes = |ids: usize| ids as u64 * u64::from(size);
+        let offset = |i| if i + 1 < axes { bytes((i + 1) * stride) } else { 0 };
+        let offset = std::array::from_fn(offset);
+        Self { count: axes as u32, offset, codes: sections.codes(), reserved: 0 }
     }
 }
 

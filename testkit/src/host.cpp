@@ -47,7 +47,7 @@ const Field FIELDS[] = {
     S(TokenPositions) F(TokenPositions, ids) F(TokenPositions, row_stride)
         F(TokenPositions, start) F(TokenPositions, cu_seqlens) F(TokenPositions, sequences)
         F(TokenPositions, counts)
-    S(Axes) F(Axes, stride) F(Axes, codes)
+    S(Axes) F(Axes, count) F(Axes, reserved) F(Axes, offset) F(Axes, codes)
     S(FrequencySets) F(FrequencySets, ids) F(FrequencySets, stride) F(FrequencySets, last)
     S(Divisor) F(Divisor, value) F(Divisor, multiplier) F(Divisor, shift)
     S(RotateParams) F(RotateParams, steps) F(RotateParams, seq) F(RotateParams, tokens)

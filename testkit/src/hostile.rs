@@ -125,15 +125,15 @@ fn positions(
             }
         }
         6 => {
-            let first = rng.random_range(0..=pairs);
-            let second = rng.random_range(0..=pairs - first);
-            let third = or_odd(rng, pairs - first - second, odd, &[0, 1, 7]);
-            let sections = Sections::blocks([first, second, third]).expect("few pairs");
+            let axes = rng.random_range(1..=4);
+            let pairs = or_odd(rng, pairs, odd, &[0, 1, 7]);
+            let of_pair: Vec<_> = (0..pairs).map(|_| rng.random_range(0..axes)).collect();
+            let sections = Sections::of_pairs(axes, &of_pair).expect("few pairs");
             if rng.random_bool(0.3) {
                 let stride = or_odd(rng, seq, odd, &[0, 1, usize::MAX]);
-                Positions::strided_axes(values(rng, 3 * seq), sections, [stride, 0])
+                Positions::strided_axes(values(rng, axes * seq), sections, [stride, 0])
             } else {
-                Positions::axes(values(rng, 3 * tokens), sections)
+                Positions::axes(values(rng, axes * tokens), sections)
             }
         }
         _ => Positions::consecutive(rng.random_range(-9..100_000)),
@@ -228,10 +228,10 @@ fn positions_are_sound(
         }
         Kind::Axes { ids, sections, row_stride, axis_stride } => {
             let fits = match (row_stride, axis_stride) {
-                (Some(row), Some(axis)) => ids.len() >= last(*row, 3, *axis),
-                _ => ids.len() == 3 * tokens,
+                (Some(row), Some(axis)) => ids.len() >= last(*row, sections.axes(), *axis),
+                _ => ids.len() == sections.axes() * tokens,
             };
-            sections.sizes().iter().sum::<usize>() == pairs && fits
+            sections.pairs() == pairs && fits
         }
         _ => panic!("a kind of positions that the tests do not know"),
     };

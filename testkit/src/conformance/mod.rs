@@ -25,7 +25,7 @@ macro_rules! suite {
             shapes_of_real_models: grids::model_shapes,
             every_kind_of_positions: grids::positions,
             q_alone_and_k_alone: grids::alone,
-            positions_on_three_axes: mrope_and_sets::axes,
+            positions_on_several_axes: mrope_and_sets::axes,
             sets_of_frequencies: mrope_and_sets::sets,
             random_calls: grids::random,
             bad_calls_are_refused: rejections::refusals,

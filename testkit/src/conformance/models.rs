@@ -120,8 +120,8 @@ fn rotates_by(
     let positions = match rotary.sections {
         None => Positions::ids(Values::I64(ids.to_vec())),
         Some(sections) => {
-            let axes = ids.iter().chain(&[3, 1, 4, 1, 5]).chain(&[9, 2, 6, 5, 3]);
-            Positions::axes(Values::I64(axes.copied().collect()), sections)
+            let axes = [ids, [3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9]].concat();
+            Positions::axes(Values::I64(axes[..TOKENS * sections.axes()].to_vec()), sections)
         }
     };
     for dtype in [Dtype::BF16, Dtype::F32] {

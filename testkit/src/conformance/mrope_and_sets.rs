@@ -5,7 +5,8 @@ use condensed_rope::{Dtype, Frequencies, Layout, Positions, Sections};
 use super::grids::{PAIRINGS, run};
 use crate::{Backend, Case, Values};
 
-/// Three positions a token: sections in blocks and interleaved, every layout, type and width of ids.
+/// Several positions a token: sections in every order, of every number of axes, every layout, type and width of
+/// ids.
 pub fn axes(backend: &impl Backend) {
     let mut cases = Vec::new();
     for (dim, sections) in [
@@ -14,23 +15,36 @@ pub fn axes(backend: &impl Backend) {
         (64, Sections::blocks([8, 12, 12])),
         (20, Sections::interleaved([4, 4, 2])),
         (6, Sections::blocks([0, 3, 0])),
+        (128, Sections::height_width_then_time([20, 22, 22])),
+        (128, Sections::blocks([16, 16, 16, 16])),
+        (40, Sections::interleaved([6, 5, 5, 4])),
+        (80, Sections::vision_2d(40)),
+        (12, Sections::of_pairs(4, &[3, 1, 0, 2, 2, 3])),
+        (8, Sections::of_pairs(4, &[3, 3, 3, 3])),
+        (64, Sections::blocks([32])),
     ] {
         let sections = sections.expect("small");
+        let axes = sections.axes();
         for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
             for pairing in PAIRINGS {
                 let flat = |heads| Layout::thd(35, heads, dim + 8).rotate_from(4 * i);
                 let batched = |heads| Layout::bhsd(5, heads, 7, dim);
-                let ids: Vec<i64> = (0..105).map(|i| i64::from(i * 7919 % 5000) - 9).collect();
+                let ids: Vec<i64> =
+                    (0..35 * axes as i32).map(|i| i64::from(i * 7919 % 5000) - 9).collect();
                 let narrow = ids.iter().map(|&id| id as i32).collect();
                 let unsigned = ids.iter().map(|&id| id as u32).collect();
                 for (q, k, positions) in [
                     (flat(6), flat(2), Positions::axes(Values::I64(ids.clone()), sections)),
                     (batched(3), batched(3), Positions::axes(Values::I32(narrow), sections)),
-                    // An expanded [3, 1, seq], rows with gaps, and axes with gaps.
+                    // An expanded [axes, 1, seq], rows with gaps, and axes with gaps.
                     (
                         batched(3),
                         batched(1),
-                        Positions::strided_axes(Values::I64(ids[..21].to_vec()), sections, [7, 0]),
+                        Positions::strided_axes(
+                            Values::I64(ids[..7 * axes].to_vec()),
+                            sections,
+                            [7, 0],
+                        ),
                     ),
                     (
                         batched(1),
@@ -43,7 +57,7 @@ pub fn axes(backend: &impl Backend) {
             }
         }
     }
-    run(backend, "positions on three axes", cases.into_iter());
+    run(backend, "positions on several axes", cases.into_iter());
 }
 
 /// Sequences that turn by sets of their own: ratios, LongRoPE's lists with their factor.
