@@ -12,7 +12,7 @@
 //! | what | where |
 //! |---|---|
 //! | how fast pairs turn | [`Frequencies`], [`FrequencySchedule`] by a [`RopeScaling`]; as words: [`PhaseWords`] |
-//! | from a checkpoint's `config.json` | `hf` (feature `hf`) |
+//! | from a checkpoint's `config.json` | `config` (feature `config`) |
 //! | what a call says | [`Layout`], [`DimOrder`], [`Positions`], [`Sections`], [`SectionOrder`], [`Pairing`], [`Dtype`], [`IndexType`] |
 //! | the same by address | [`RawOperand`], [`RawIds`], [`RawBuffer`], [`RopeSpec`] |
 //! | what does the work | [`cpu::Rope`]; `cuda::Rope` (feature `cuda`, on by default); either: [`AnyRope`]; on tensors: `tch::rotate` (feature `tch`) |
@@ -45,7 +45,7 @@
 //!
 //! # Features
 //!
-//! `cuda` (default): the GPU backend; nvcc to build, a driver to run. `hf`: `config.json`. `tch`: reference
+//! `cuda` (default): the GPU backend; nvcc to build, a driver to run. `config`: `config.json` and GGUF. `tch`: reference
 //! flows and rotation of tensors; libtorch. `nvtx`: NVTX ranges around calls. `bench`, `peers`: for this
 //! crate's own benches.
 //!
@@ -55,14 +55,14 @@
 
 mod any_rope;
 mod call;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod error;
 mod fastchat;
 mod frequencies;
-#[cfg(feature = "hf")]
-pub mod hf;
 mod limits;
 #[doc(hidden)]
 pub mod plan;

@@ -1,10 +1,10 @@
-//! Configs of every class that `hf::Config` reads or refuses: which layers rotate, by what, and that no key about
+//! Configs of every class that `config::Config` reads or refuses: which layers rotate, by what, and that no key about
 //! ropes is passed over. What is right is what
 //! transformers 5.24.0's classes do.
 
-#![cfg(feature = "hf")]
+#![cfg(feature = "config")]
 
-use condensed_rope::hf::{Config, ConfigError, Explicit, LayerGroup, Rotary};
+use condensed_rope::config::{Config, ConfigError, Explicit, LayerGroup, Rotary};
 use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling, SectionOrder};
 use testkit::conformance::models::rotaries;
 
@@ -281,15 +281,15 @@ fn a_model_type_that_is_not_known_needs_its_pairing() {
     let given = Some("unheard_of".to_owned());
     assert_eq!(Config::from_json(&text), Err(ConfigError::ModelType { given }));
     for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-        let config = Config::with_explicit(&text, Explicit::pairing(pairing)).expect("read");
+        let config = Config::from_json_with(&text, Explicit::pairing(pairing)).expect("read");
         assert_eq!(only(&config).pairing, pairing);
     }
     let llama = read("llama", "");
     let same =
-        Config::with_explicit(&self::text("llama", ""), Explicit::pairing(Pairing::HalfSplit));
+        Config::from_json_with(&self::text("llama", ""), Explicit::pairing(Pairing::HalfSplit));
     assert_eq!(same, Ok(llama));
     let other =
-        Config::with_explicit(&self::text("llama", ""), Explicit::pairing(Pairing::Interleaved));
+        Config::from_json_with(&self::text("llama", ""), Explicit::pairing(Pairing::Interleaved));
     assert!(matches!(other, Err(ConfigError::Contradiction { .. })));
 }
 
@@ -433,4 +433,119 @@ fn values_out_of_range_are_refused_with_their_key() {
     }
     let heads = r#"{"model_type": "gptj", "n_embd": 4, "n_head": 16, "rotary_dim": 64}"#;
     assert!(Config::from_json(heads).expect_err(heads).to_string().contains("rotary_dim"));
+}
+
+/// Bases listed by layer; zero is a layer that does not rotate.
+#[test]
+fn bases_may_be_listed_by_layer() {
+    let list = r#", "num_hidden_layers": 4, "layer_rope_theta": [10000.0, 0, 500000.0, 10000.0]"#;
+    let config = read("granite_swa", list);
+    let base = |layer: usize| {
+        let group = config.layer(layer).expect("a layer");
+        group.rotary.as_ref().map(|rotary| rotary.schedule.base())
+    };
+    assert_eq!([0, 1, 2, 3].map(base), [Some(1e4), None, Some(5e5), Some(1e4)]);
+    let short = refused("granite_swa", r#", "num_hidden_layers": 4, "layer_rope_theta": [1e4]"#);
+    assert!(short.to_string().contains("layer_rope_theta"), "{short}");
+}
+
+/// 21 of 42 channels: eleven pairs, over the exponents of 21.
+#[test]
+fn an_odd_part_is_whole_pairs() {
+    let text = |rope: &str| {
+        format!(
+            r#"{{"model_type": "glm4_moe", "hidden_size": 4096, "num_attention_heads": 96,
+            "rope_parameters": {{"partial_rotary_factor": 0.5, {rope}}}}}"#
+        )
+    };
+    let config = Config::from_json(&text(r#""rope_type": "default""#)).expect("read");
+    let rotary = config.rotary(None).expect("alike");
+    assert_eq!((rotary.head_dim, rotary.rotary_dim), (42, 22));
+    for (j, f) in rotary.schedule.frequencies().inv_freq().enumerate() {
+        let theirs = 10_000f64.powf(-2.0 * j as f64 / 21.0);
+        assert!((f - theirs).abs() < 1e-14 * theirs, "pair {j}: {f} is not {theirs}");
+    }
+    let scaled = Config::from_json(&text(r#""rope_type": "linear", "factor": 2.0"#));
+    assert!(scaled.expect_err("refused").to_string().contains("partial_rotary_factor"));
+}
+
+/// gte's: the base times the factor, and every frequency divided by factor^(2/d).
+#[test]
+fn ntk_is_gtes_where_the_class_has_it() {
+    let rope = r#", "rope_theta": 160000, "rope_scaling": {"type": "ntk", "factor": 2.0}"#;
+    let config = read("new", rope);
+    let frequencies = only(&config).schedule.frequencies();
+    let dim = frequencies.rotary_dim() as f64;
+    for (j, f) in frequencies.inv_freq().enumerate() {
+        let theirs = 320_000f64.powf(-2.0 * j as f64 / dim) / 2f64.powf(2.0 / dim);
+        assert!((f - theirs).abs() < 1e-14 * theirs, "pair {j}: {f} is not {theirs}");
+    }
+    assert!(refused("llama", rope).to_string().contains("ntk"));
+}
+
+/// DeepSeek-V4, in either spelling: two ropes by kind of layer, YaRN without its factor, the last channels of a head.
+#[test]
+fn deepseek_v4_has_two_ropes() {
+    let layers = r#""num_hidden_layers": 4, "compress_ratios": [0, 4, 128, 0]"#;
+    let yarn = r#""rope_type": "yarn", "factor": 16, "original_max_position_embeddings": 65536"#;
+    for rest in [
+        format!(
+            r#"{layers}, "qk_rope_head_dim": 64, "rope_theta": 10000, "compress_rope_theta": 160000,
+            "rope_scaling": {{{yarn}}}"#
+        ),
+        format!(
+            r#"{layers}, "rope_parameters": {{"main": {{"rope_theta": 10000.0}}, "compress":
+            {{"rope_theta": 160000.0, "attention_factor": 1.0, {yarn}}}}}"#
+        ),
+    ] {
+        let text = format!(
+            r#"{{"model_type": "deepseek_v4", "head_dim": 512, "num_attention_heads": 64, {rest}}}"#
+        );
+        let config = Config::from_json(&text).expect("read");
+        let shown = [0, 1, 2, 3].map(|layer| {
+            let rotary = config.layer(layer).expect("a layer").rotary.clone().expect("rotates");
+            let schedule = &rotary.schedule;
+            assert_eq!(schedule.frequencies().factor(), 1.0);
+            assert_eq!((rotary.head_dim, rotary.rotary_offset, rotary.rotary_dim), (512, 448, 64));
+            assert_eq!(rotary.pairing, Pairing::Interleaved);
+            (schedule.base(), matches!(schedule.scaling(), RopeScaling::Yarn(_)))
+        });
+        let (sliding, compressed) = ((1e4, false), (16e4, true));
+        assert_eq!(shown, [sliding, compressed, compressed, sliding]);
+    }
+    for (key, value) in [
+        ("head_dim", "\"512\""),
+        ("qk_rope_head_dim", "513"),
+        ("partial_rotary_factor", "2.0"),
+        ("compress_ratios", "[7]"),
+        ("rope_thita", "1e4"),
+    ] {
+        let text =
+            format!(r#"{{"model_type": "deepseek_v4", "num_hidden_layers": 4, "{key}": {value}}}"#);
+        let error = Config::from_json(&text).expect_err("refused").to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+/// What files leave to the class, and what is another part's.
+#[test]
+fn sizes_may_be_left_to_the_class() {
+    let llava = r#"{"model_type": "llava", "text_config": {"model_type": "llama"}}"#;
+    assert_eq!(only(&Config::from_json(llava).expect("read")).head_dim, 128);
+    let half = r#"{"model_type": "llama", "hidden_size": 4096}"#;
+    let error = Config::from_json(half).expect_err("refused").to_string();
+    assert!(error.contains("num_attention_heads"), "{error}");
+    let dbrx = r#"{"model_type": "dbrx", "d_model": 6144, "n_heads": 48}"#;
+    assert_eq!(only(&Config::from_json(dbrx).expect("read")).head_dim, 128);
+    let audio = r#", "rope_parameters": {"rope_type": "default", "rope_theta": 1200.0}"#;
+    let outer = |model_type| {
+        let text = format!(r#"{{"model_type": "qwen2", {SIZES}}}"#);
+        Config::from_json(&format!(
+            r#"{{"model_type": "{model_type}", "text_config": {text}{audio}}}"#
+        ))
+    };
+    assert!(outer("musicflamingo").is_ok());
+    assert!(outer("llava").expect_err("refused").to_string().contains("rope_parameters"));
+    let dynamic = refused("qwen", r#", "use_dynamic_ntk": true"#).to_string();
+    assert!(dynamic.contains("use_dynamic_ntk"), "{dynamic}");
 }

@@ -1,7 +1,7 @@
 //! Released models' `config.json`: what it is read as, held to transformers' own frequencies and
 //! rotations and to mpmath's, and every model's rotation on the CPU backend.
 
-use condensed_rope::hf::{Config, ConfigError};
+use condensed_rope::config::{Config, ConfigError};
 use condensed_rope::{
     Dtype, Error, Frequencies, FrequencySchedule, Layout, Ntk, Pairing, Positions, RopeScaling, cpu,
 };
@@ -334,7 +334,7 @@ fn bad_configs_are_refused() {
         ("{".to_owned(), "EOF"),
         ("{}".to_owned(), "model_type"),
         (r#"{"model_type": "unheard_of"}"#.to_owned(), "unheard_of"),
-        (r#"{"model_type": "llama"}"#.to_owned(), "hidden_size"),
+        (r#"{"model_type": "qwen2"}"#.to_owned(), "hidden_size"),
         (r#"{"model_type": "llama", "hidden_size": 64}"#.to_owned(), "num_attention_heads"),
         (with(r#"{"rope_type": "spiral"}"#), "rope_type"),
         (with(r#"{"rope_type": 3}"#), "rope_type"),

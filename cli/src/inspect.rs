@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 use std::io::Write;
 use std::path::Path;
 
-use condensed_rope::hf::{Config, ConfigError, LayerGroup, Rotary};
+use condensed_rope::config::{Config, ConfigError, LayerGroup, Rotary};
 use condensed_rope::{Direction, Frequencies, Pairing, RopeScaling, SectionOrder};
 use plotters::prelude::{RGBColor, SeriesLabelPosition};
 

@@ -1,6 +1,6 @@
 //! What a config means, for programs: one JSON object.
 
-use condensed_rope::hf::{Config, LayerGroup, TRANSFORMERS_VERSION};
+use condensed_rope::config::{Config, LayerGroup, TRANSFORMERS_VERSION};
 use condensed_rope::{Direction, Pairing, RopeScaling};
 use serde_json::{Value, json};
 

@@ -29,7 +29,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Which layers of which model.
 #[derive(Args)]
 pub struct Model {
-    /// The model's config.json.
+    /// The model's config.json, or its GGUF file.
     #[arg(long)]
     config: PathBuf,
     /// Divide positions by this, on top of the config: FastChat's condense ratio.
@@ -44,6 +44,15 @@ pub struct Model {
     /// How channels pair, of a model type that is not known: it is read by LLaMA's keys and defaults then.
     #[arg(long, value_enum)]
     pairing: Option<Pairing>,
+    /// Channels of a head, where the config cannot say it.
+    #[arg(long, value_name = "N")]
+    head_dim: Option<usize>,
+    /// The first channel that rotates, where the config cannot say it.
+    #[arg(long, value_name = "N")]
+    rotary_offset: Option<usize>,
+    /// How many channels rotate, where the config cannot say it.
+    #[arg(long, value_name = "N")]
+    rotary_dim: Option<usize>,
 }
 
 /// Rotates q and k of a safetensors file as a model's config.json asks for it, or writes cos and sin.

@@ -1,23 +1,37 @@
 //! The layers of a config that the command line asks for.
 
 use std::fs;
+use std::io::{Read, Seek};
 
 use condensed_rope::Pairing;
-use condensed_rope::hf::{Config, Explicit, Rotary};
+use condensed_rope::config::{Config, Explicit, Rotary};
 
 use crate::{Model, Result};
 
 pub fn config(model: &Model) -> Result<Config> {
     let path = model.config.display();
     let named = |error: &dyn std::fmt::Display| format!("{path}: {error}");
-    let text = fs::read_to_string(&model.config).map_err(|error| named(&error))?;
     let mut explicit = Explicit::default();
     explicit.pairing = model.pairing.map(|pairing| match pairing {
         crate::Pairing::HalfSplit => Pairing::HalfSplit,
         crate::Pairing::Interleaved => Pairing::Interleaved,
     });
-    let config = Config::with_explicit(&text, explicit).map_err(|error| match error {
-        condensed_rope::hf::ConfigError::ModelType { .. } => {
+    explicit.head_dim = model.head_dim;
+    explicit.rotary_offset = model.rotary_offset;
+    explicit.rotary_dim = model.rotary_dim;
+    let mut file = fs::File::open(&model.config).map_err(|error| named(&error))?;
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic).map_err(|error| named(&error))?;
+    file.rewind().map_err(|error| named(&error))?;
+    let config = if magic == b"GGUF" {
+        Config::from_gguf_with(file, explicit)
+    } else {
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(|error| named(&error))?;
+        Config::from_json_with(&text, explicit)
+    };
+    let config = config.map_err(|error| match error {
+        condensed_rope::config::ConfigError::ModelType { .. } => {
             format!("{path}: {error}: --pairing half-split or interleaved")
         }
         error => named(&error),

@@ -1,6 +1,6 @@
 //! Rotating, on the GPU or the CPU, with the same bits.
 
-use condensed_rope::hf::Rotary;
+use condensed_rope::config::Rotary;
 use condensed_rope::{DimOrder, Direction, Layout, Positions, cpu};
 
 use crate::files::{self, Tensor};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use condensed_rope::hf::Config;
+use condensed_rope::config::Config;
 use condensed_rope::{CondensedRotaryEmbedding, Layout, Pairing, Positions, cpu};
 use half::bf16;
 use safetensors::tensor::TensorView;
@@ -460,4 +460,48 @@ fn inspects_configs_for_programs() {
     }
     assert_eq!(inspect(" --layer 7")["groups"].as_array().map(Vec::len), Some(1));
     fs::remove_dir_all(folder).expect("it was there");
+}
+
+/// What a file cannot say comes from the command line; what it does say stays; a GGUF file is read as well.
+#[test]
+fn takes_what_the_config_cannot_say() {
+    let folder = folder("explicit");
+    let mine = r#"{"model_type": "mine", "hidden_size": 1024, "num_attention_heads": 8}"#;
+    fs::write(folder.join("mine.json"), mine).expect("a file");
+    let llama = r#"{"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 8}"#;
+    fs::write(folder.join("llama.json"), llama).expect("a file");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gguf");
+    fs::copy(root.join("llama_3_1_8b.gguf"), folder.join("llama.gguf")).expect("a file");
+    let inspect = |more: &str| run(&folder, &format!("inspect --json --config {more}"));
+    let group = |more: &str| -> serde_json::Value {
+        let output = inspect(more);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        object["groups"][0].clone()
+    };
+    let explicit = "--pairing interleaved --head-dim 96 --rotary-offset 32 --rotary-dim 64";
+    let given = group(&format!("mine.json {explicit}"));
+    assert_eq!(
+        [&given["head_dim"], &given["rotary_offset"], &given["rotary_dim"]],
+        [96, 32, 64].map(|n| serde_json::json!(n)).each_ref()
+    );
+    assert_eq!(given["pairing"], "interleaved");
+    for (more, word) in [
+        ("mine.json", "--pairing"),
+        ("mine.json --rotary-dim 64", "--pairing"),
+        ("mine.json --pairing half-split --rotary-dim 130", "130 channels"),
+        ("mine.json --pairing half-split --rotary-offset 2", "from 2"),
+        ("llama.json --rotary-dim 64", "rotary_dim"),
+        ("llama.json --head-dim 64", "head_dim"),
+        ("llama.json --pairing interleaved", "pairing"),
+        ("llama.gguf --pairing half-split", "pairing"),
+    ] {
+        let output = inspect(more);
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{more}");
+        assert!(error.contains(word) && error.lines().count() == 1, "{more}: {error}");
+    }
+    assert_eq!(group("llama.json --rotary-dim 128")["rotary_dim"], 128);
+    let llama = group("llama.gguf");
+    assert_eq!((&llama["pairing"], &llama["base"]), (&"interleaved".into(), &500_000.0.into()));
 }

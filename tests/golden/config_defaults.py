@@ -1,8 +1,8 @@
 """What transformers' config classes take where a config.json is silent: base, part of the head, head_dim.
 
-    pip install transformers==5.24.0 && python3 tests/golden/config_defaults.py > src/hf/class_defaults.json
+    pip install transformers==5.24.0 && python3 tests/golden/config_defaults.py > src/config/hf/class_defaults.json
 
-Every class is made without arguments. Needs no torch. `src/hf/models.rs` is held to the result.
+Every class is made without arguments. Needs no torch. `src/config/hf/models.rs` is held to the result.
 """
 
 import json

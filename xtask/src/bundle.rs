@@ -22,7 +22,7 @@ pub fn bundle() -> Result<()> {
 
     let mut built = Vec::new();
     for (what, arguments) in [
-        ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx,hf"][..]),
+        ("tests", &["test", "--no-run", "--lib", "--tests", "--features", "tch,nvtx,config"][..]),
         ("benches", &["bench", "--no-run", "--features", "peers"]),
         ("tests of the program", &["test", "--no-run", "-p", "condensed-rope-cli"]),
         ("program", &["build", "-p", "condensed-rope-cli"]),

@@ -45,8 +45,8 @@ pub fn test(registers: bool) -> Result<()> {
     let host_kernels = ["test", "--no-fail-fast", "-p", "testkit", "--features", "kernel-on-host"];
     let program = ["test", "--no-fail-fast", "-p", "condensed-rope-cli"];
     let program_on_cpu = [&program[..], &["--no-default-features"]].concat();
-    let plain = ["test", "--no-fail-fast", "--no-default-features", "--features", "hf"];
-    let cuda = ["test", "--no-fail-fast", "--features", "nvtx,hf", "--lib", "--tests"];
+    let plain = ["test", "--no-fail-fast", "--no-default-features", "--features", "config"];
+    let cuda = ["test", "--no-fail-fast", "--features", "nvtx,config", "--lib", "--tests"];
     let mut steps: Vec<(&'static str, Command)> = vec![
         ("without CUDA", run::cargo(&plain)),
         ("kernels' source on the host", run::cargo(&host_kernels)),
@@ -54,7 +54,7 @@ pub fn test(registers: bool) -> Result<()> {
         ("the program, without CUDA", run::cargo(&program_on_cpu)),
         ("the program", with_gpu(&program)),
         ("CUDA, NVTX, config.json", with_gpu(&cuda)),
-        ("examples in the docs", run::cargo(&["test", "--features", "nvtx,hf", "--doc"])),
+        ("examples in the docs", run::cargo(&["test", "--features", "nvtx,config", "--doc"])),
         ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
     ];
     let mut rows = Vec::new();
@@ -68,7 +68,7 @@ pub fn test(registers: bool) -> Result<()> {
         rows.push(Row { what, counts, ok, seconds: start.elapsed().as_secs_f64() });
     }
     run::step("registers and spills of every kernel");
-    let mut build = run::cargo(&["check", "--features", "nvtx,hf", "--message-format", "json"]);
+    let mut build = run::cargo(&["check", "--features", "nvtx,config", "--message-format", "json"]);
     nvcc.put_in(&mut build);
     let resources = resources::check(&mut build, registers)?;
 

@@ -1,7 +1,7 @@
 //! Released models by their `config.json`, as `tests/golden/models/` has them: each one is a test of its
 //! own on every backend.
 
-use condensed_rope::hf::{Config, Rotary};
+use condensed_rope::config::{Config, Rotary};
 use condensed_rope::{Dtype, Frequencies, Layout, Positions};
 
 use crate::{Backend, Case, Values, check};

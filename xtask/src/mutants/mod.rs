@@ -201,7 +201,7 @@ struct Tests {
 fn build(tree: &Path) -> Result<Tests> {
     let mut programs = Vec::new();
     for arguments in [
-        &["test", "--no-run", "--no-default-features", "--features", "hf"][..],
+        &["test", "--no-run", "--no-default-features", "--features", "config"][..],
         &["test", "--no-run", "-p", "condensed-rope-cli", "--no-default-features"],
         &["test", "--no-run", "-p", "testkit", "--features", "kernel-on-host"],
     ] {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::error::{ConfigError, Result};
+use crate::config::error::{ConfigError, Result};
 
 /// Zero or more. Some tools write whole numbers as 4096.0.
 fn whole(value: &Value) -> Option<usize> {
@@ -232,10 +232,10 @@ impl<'a> Sources<'a> {
     }
 
     pub fn required(&self, key: &'static str) -> Result<f64> {
-        self.number(key)?.ok_or(ConfigError::Missing { key })
+        self.number(key)?.ok_or_else(|| ConfigError::missing(key))
     }
 
     pub fn required_list(&self, key: &'static str) -> Result<Vec<f64>> {
-        self.agree(key, &[], Fields::list)?.ok_or(ConfigError::Missing { key })
+        self.agree(key, &[], Fields::list)?.ok_or_else(|| ConfigError::missing(key))
     }
 }

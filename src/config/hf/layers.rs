@@ -1,14 +1,16 @@
 //! Which layers there are, of which types, and which of them rotate.
 
-use super::error::{ConfigError, Result};
 use super::fields::Fields;
 use super::models::{Full, Model, Sliding, Without};
+use crate::config::error::{ConfigError, Result};
 
 /// Layers of one type that all rotate, or all do not.
 pub(super) struct Layers {
     pub layer_type: Option<String>,
     pub indices: Option<Vec<usize>>,
     pub rotates: bool,
+    /// A base of their own, by `layer_rope_theta`.
+    pub base: Option<f64>,
 }
 
 pub(super) const FULL: &str = "full_attention";
@@ -43,8 +45,13 @@ pub(super) fn read(top: &Fields, model: &Model, nested: &[String]) -> Result<Vec
     let count = count(top)?;
     let types = types(top, model, count)?;
     let listed = listed(top, model, count)?;
+    let bases = if model.has_base_list { bases(top, count)? } else { None };
+    let base = |index: Option<usize>| Some(bases.as_ref()?[index?]);
     let rotates = |index: Option<usize>, layer_type: Option<&str>, types: &[String]| {
         let full = layer_type == Some(FULL);
+        if let Some(base) = base(index) {
+            return base != 0.0;
+        }
         match model.without {
             Without::None => true,
             Without::All => false,
@@ -58,9 +65,10 @@ pub(super) fn read(top: &Fields, model: &Model, nested: &[String]) -> Result<Vec
     };
     let mut found: Vec<Layers> = Vec::new();
     let mut push = |index: Option<usize>, layer_type: Option<&str>, rotates: bool| {
-        let same = found
-            .iter_mut()
-            .find(|l| l.layer_type.as_deref() == layer_type && l.rotates == rotates);
+        let same = found.iter_mut().find(|l| {
+            let same = l.layer_type.as_deref() == layer_type && l.rotates == rotates;
+            same && l.base == base(index)
+        });
         match (same, index) {
             (Some(layers), index) => {
                 layers.indices.iter_mut().zip(index).for_each(|(all, i)| all.push(i))
@@ -69,6 +77,7 @@ pub(super) fn read(top: &Fields, model: &Model, nested: &[String]) -> Result<Vec
                 layer_type: layer_type.map(str::to_owned),
                 indices: index.map(|index| vec![index]),
                 rotates,
+                base: base(index),
             }),
         }
     };
@@ -154,10 +163,24 @@ fn types(top: &Fields, model: &Model, count: Option<usize>) -> Result<Option<Vec
         Full::FirstOf(period) => (Some(period), false),
         Full::LastOf(period) => (Some(period), true),
     };
-    let period = given.or(usual).ok_or(ConfigError::Missing { key: "layer_types" })?;
+    let period = given.or(usual).ok_or_else(|| ConfigError::missing("layer_types"))?;
     let is_full = |index: usize| (index + usize::from(is_last)).is_multiple_of(period);
     let name = |index| if is_full(index) { FULL } else { SLIDING }.to_owned();
     Ok(Some((0..count).map(name).collect()))
+}
+
+/// Each layer's base; zero where it does not rotate.
+fn bases(top: &Fields, count: Option<usize>) -> Result<Option<Vec<f64>>> {
+    const KEY: &str = "layer_rope_theta";
+    match (top.list(KEY)?, count) {
+        (None, _) => Ok(None),
+        (Some(bases), Some(count)) if bases.len() == count => Ok(Some(bases)),
+        (Some(bases), _) => Err(ConfigError::Value {
+            key: top.name(KEY),
+            expected: "one base a layer",
+            given: format!("{} of them", bases.len()),
+        }),
+    }
 }
 
 /// Whether each layer rotates, of a class that has a list of it.

@@ -11,10 +11,15 @@ pub enum ConfigError {
         /// What the parser said.
         reason: String,
     },
+    /// Not a GGUF file, or a malformed one.
+    Gguf {
+        /// What is wrong.
+        reason: String,
+    },
     /// A key that is needed is not there.
     Missing {
         /// The key.
-        key: &'static str,
+        key: String,
     },
     /// A value that is not what its key must hold.
     Value {
@@ -66,6 +71,10 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    pub(super) fn missing(key: &str) -> Self {
+        Self::Missing { key: key.to_owned() }
+    }
+
     /// A number for other languages: stable, never used for another error, never one of
     /// [`Error::code`](crate::Error::code)'s but where the error is one of a rope's parameters.
     pub fn code(&self) -> u32 {
@@ -78,6 +87,7 @@ impl ConfigError {
             Self::ModelType { .. } => 1006,
             Self::LayerType { .. } => 1007,
             Self::NoRotation { .. } => 1008,
+            Self::Gguf { .. } => 1009,
             Self::Rope { error, .. } => error.code(),
         }
     }
@@ -86,41 +96,42 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Json { reason } => write!(f, "config.json: {reason}"),
-            Self::Missing { key } => write!(f, "config.json: {key} is missing"),
+            Self::Gguf { reason } => write!(f, "GGUF: {reason}"),
+            Self::Json { reason } => write!(f, "config: {reason}"),
+            Self::Missing { key } => write!(f, "config: {key} is missing"),
             Self::Value { key, expected, given } => {
-                write!(f, "config.json: {key} must be {expected}: given {given}")
+                write!(f, "config: {key} must be {expected}: given {given}")
             }
             Self::Contradiction { keys: [a, b], given: [x, y] } => {
-                write!(f, "config.json: {a} is {x}, but {b} is {y}")
+                write!(f, "config: {a} is {x}, but {b} is {y}")
             }
             Self::Unread { key, given } => {
-                write!(f, "config.json: {key} is {given}, which this kind of rope does not read")
+                write!(f, "config: {key} is {given}, which this kind of rope does not read")
             }
             Self::ModelType { given: None } => {
-                write!(f, "config.json: model_type is missing, so that pairing is not known")
+                write!(f, "config: model_type is missing, so that pairing is not known")
             }
             Self::ModelType { given: Some(given) } => {
-                write!(f, "config.json: model_type is {given:?}, whose pairing is not known")
+                write!(f, "config: model_type is {given:?}, whose pairing is not known")
             }
             Self::LayerType { given: Some(given), known } if known.is_empty() => {
-                write!(f, "config.json: no layer type {given:?}: all layers are alike")
+                write!(f, "config: no layer type {given:?}: all layers are alike")
             }
             Self::LayerType { given: Some(given), known } => {
-                write!(f, "config.json: no layer type {given:?}: there are {}", known.join(", "))
+                write!(f, "config: no layer type {given:?}: there are {}", known.join(", "))
             }
             Self::LayerType { given: None, known } => {
-                write!(f, "config.json: layers differ: name one of {}", known.join(", "))
+                write!(f, "config: layers differ: name one of {}", known.join(", "))
             }
             Self::NoRotation { layer_type: None } => {
-                write!(f, "config.json: no layer of the model rotates")
+                write!(f, "config: no layer of the model rotates")
             }
             Self::NoRotation { layer_type: Some(name) } => {
-                write!(f, "config.json: layers of type {name} do not rotate")
+                write!(f, "config: layers of type {name} do not rotate")
             }
-            Self::Rope { layer_type: None, error } => write!(f, "config.json: {error}"),
+            Self::Rope { layer_type: None, error } => write!(f, "config: {error}"),
             Self::Rope { layer_type: Some(name), error } => {
-                write!(f, "config.json: {name}: {error}")
+                write!(f, "config: {name}: {error}")
             }
         }
     }

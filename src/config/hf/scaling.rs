@@ -1,8 +1,16 @@
 //! A rope's kind and its parameters, as a scaling.
 
-use super::error::{ConfigError, Result};
 use super::fields::Sources;
+use crate::config::error::{ConfigError, Result};
 use crate::{Dynamic, Linear, Llama3, LongRope, Ntk, Proportional, RopeScaling, Yarn};
+
+/// gte's NTK-aware scaling, for which transformers has no name: the base times the factor, and every frequency
+/// divided by `factor^(2 / rotary_dim)`.
+pub(super) fn ntk(sources: &Sources, base: f64, rotary_dim: usize) -> Result<(f64, RopeScaling)> {
+    let factor = sources.required("factor")?;
+    let divisor = factor.powf(2.0 / rotary_dim as f64);
+    Ok((base * factor, RopeScaling::Linear(Linear::new(divisor))))
+}
 
 /// The scaling of a kind, by transformers' name. `partial` is the part of the head that turns.
 pub(super) fn read(
@@ -14,14 +22,14 @@ pub(super) fn read(
     const ORIGINAL: &str = "original_max_position_embeddings";
     let original = || {
         let found = sources.count_or_top(ORIGINAL)?.or(max_position_embeddings);
-        found.ok_or(ConfigError::Missing { key: ORIGINAL })
+        found.ok_or_else(|| ConfigError::missing(ORIGINAL))
     };
     // Where there is none, the new length over the original one.
     let factor_or_ratio =
         |original: usize| match (sources.number("factor")?, max_position_embeddings) {
             (Some(factor), _) => Ok(factor),
             (None, Some(max)) => Ok(max as f64 / original as f64),
-            (None, None) => Err(ConfigError::Missing { key: "factor" }),
+            (None, None) => Err(ConfigError::missing("factor")),
         };
     Ok(match kind {
         "default" => RopeScaling::Default,
@@ -41,7 +49,7 @@ pub(super) fn read(
         "dynamic" => RopeScaling::Dynamic(Dynamic::new(
             sources.required("factor")?,
             max_position_embeddings
-                .ok_or(ConfigError::Missing { key: "max_position_embeddings" })?,
+                .ok_or_else(|| ConfigError::missing("max_position_embeddings"))?,
         )),
         "yarn" => {
             let original = original()?;

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::error::{ConfigError, Result};
 use super::fields::{Fields, Seen, Sources, agreed};
 use super::layers::{self, FULL, Layers, SLIDING};
 use super::models::{Model, Sliding};
-use super::{Config, Explicit, LayerGroup, Rotary, scaling};
-use crate::limits::MAX_HEAD_DIM;
-use crate::{FrequencySchedule, Pairing, SectionOrder, Sections};
+use super::{deepseek_v4, scaling};
+use crate::config::error::{ConfigError, Result};
+use crate::config::{Config, Explicit, LayerGroup, Rotary, Shape};
+use crate::{FrequencySchedule, Pairing, RopeScaling, SectionOrder, Sections};
 
 /// Where multimodal models keep the language model's part.
 const TEXT: [&[&str]; 5] = [
@@ -60,6 +60,12 @@ pub(super) fn read(config: &Map<String, Value>, explicit: Explicit) -> Result<Co
         (None, Some(pairing)) => Model::unknown(pairing),
         (None, None) => return Err(ConfigError::ModelType { given: model_type }),
     };
+    let is_part = !std::ptr::eq(text, config);
+    let canonical = match &*model_type.clone().unwrap_or_default() {
+        "deepseek_v4" => Some(deepseek_v4::canonical(text)?),
+        _ => None,
+    };
+    let text = canonical.as_ref().unwrap_or(text);
     let seen = Seen::default();
     let top = Fields { object: text, prefix: "", seen: &seen };
     let reader = Reader { top, model, explicit, is_known: known.is_some() };
@@ -68,10 +74,14 @@ pub(super) fn read(config: &Map<String, Value>, explicit: Explicit) -> Result<Co
         return Ok(Config { model_type, num_layers, groups });
     }
     top.all_read(&HARMLESS_AT_THE_TOP, |key| is_of_ropes(key) && !model.harmless.contains(&key))?;
-    if !std::ptr::eq(text, config) {
+    if is_part {
         // Outside of the language model's part nothing is read; some files say there what the part says.
         let outer = Fields { object: config, prefix: "", seen: &Seen::default() };
-        let differs = |key: &str| is_of_ropes(key) && config.get(key) != text.get(key);
+        let outside = name(config).and_then(|name| Model::of(&name));
+        let differs = |key: &str| {
+            let harmless = outside.is_some_and(|model| model.harmless_outside.contains(&key));
+            is_of_ropes(key) && config.get(key) != text.get(key) && !harmless
+        };
         outer.all_read(&[], differs)?;
     }
     Ok(Config { model_type, num_layers, groups })
@@ -93,11 +103,11 @@ impl Reader<'_> {
         }
         let nested = Nested::of(top.object);
         if model.has_default_scaling && ROPES.iter().all(|key| object(top.object, key).is_none()) {
-            return Err(ConfigError::Missing { key: ROPES[0] });
+            return Err(ConfigError::missing(ROPES[0]));
         }
         let names = nested.as_ref().map_or(&[][..], |nested| &nested.names);
         let mut groups: Vec<LayerGroup> = Vec::new();
-        for Layers { layer_type, indices, rotates } in layers::read(top, model, names)? {
+        for Layers { layer_type, indices, rotates, base } in layers::read(top, model, names)? {
             let name = layer_type.as_deref();
             let rotary = match &nested {
                 _ if !rotates => None,
@@ -106,11 +116,11 @@ impl Reader<'_> {
                     for (key, prefix) in ROPES.into_iter().zip(PREFIXES) {
                         ropes.extend(top.fields(key, prefix)?);
                     }
-                    Some(self.rotary(name, ropes, true)?)
+                    Some(self.rotary(name, ropes, true, base)?)
                 }
                 Some(nested) => {
                     let rope = nested.rope(name, top)?;
-                    rope.map(|rope| self.rotary(name, vec![rope], false)).transpose()?
+                    rope.map(|rope| self.rotary(name, vec![rope], false, base)).transpose()?
                 }
             };
             // Layers that share everything are one group.
@@ -139,6 +149,11 @@ impl Reader<'_> {
     /// Whether a key says that there is no rotary embedding.
     fn switched_off(&self) -> Result<bool> {
         let top = &self.top;
+        // Qwen 1's: other frequencies by length, by a rule that no scaling here has.
+        if top.flag("use_dynamic_ntk")? == Some(true) {
+            let (key, given) = (top.name("use_dynamic_ntk"), "true".to_owned());
+            return Err(ConfigError::Unread { key, given });
+        }
         if top.flag("alibi")? == Some(true) {
             return Ok(true);
         }
@@ -171,6 +186,7 @@ impl Reader<'_> {
         layer_type: Option<&str>,
         mut ropes: Vec<Fields<'_>>,
         old_spelling: bool,
+        listed_base: Option<f64>,
     ) -> Result<Rotary> {
         let Self { top, model, .. } = self;
         let is_plain =
@@ -180,6 +196,7 @@ impl Reader<'_> {
             Sliding::Base(key, default) if is_plain => top.number(key)?.unwrap_or(default),
             _ => base(&all)?.unwrap_or(model.theta),
         };
+        let base = listed_base.unwrap_or(base);
         let tops = ["partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_emb_fraction"];
         let partial = all.number_or_top(tops[0], &tops)?;
         if is_plain {
@@ -189,7 +206,28 @@ impl Reader<'_> {
         let kind = sources.kind()?;
         let shape = self.shape(layer_type, partial, kind)?;
         let max_position_embeddings = top.count("max_position_embeddings")?;
-        let scaling = scaling::read(&sources, kind, partial, max_position_embeddings)?;
+        let (base, scaling) = match kind {
+            "ntk" if model.ntk_divides => scaling::ntk(&sources, base, shape.rotary_dim)?,
+            _ => (base, scaling::read(&sources, kind, partial, max_position_embeddings)?),
+        };
+        if scaling == RopeScaling::Default {
+            // The layers of a scaling that there is not (Molmo 2).
+            top.list("rope_scaling_layers")?;
+        }
+        // An odd part of the head: whole pairs, over the exponents of the odd number.
+        let is_odd = !shape.rotary_dim.is_multiple_of(2);
+        let Shape { head_dim, rotary_offset, rotary_dim: odd } = shape;
+        let rotary_dim = if is_odd { odd + 1 } else { odd };
+        let shape = Shape { head_dim, rotary_offset, rotary_dim }.check(top.name("head_dim"))?;
+        let base = match scaling {
+            _ if !is_odd => base,
+            RopeScaling::Default => base.powf(rotary_dim as f64 / odd as f64),
+            _ => {
+                let (key, given) = (top.name("partial_rotary_factor"), format!("{odd} channels"));
+                let expected = "a part of an even number of channels where the rope is scaled";
+                return Err(ConfigError::Value { key, expected, given });
+            }
+        };
         let rope = |error| ConfigError::Rope { layer_type: layer_type.map(str::to_owned), error };
         let schedule = FrequencySchedule::new(shape.rotary_dim, base, scaling).map_err(rope)?;
         // LongChat's own spelling.
@@ -201,7 +239,6 @@ impl Reader<'_> {
         for fields in &sources.ropes {
             fields.all_read(&HARMLESS_IN_ROPES, |_| true)?;
         }
-        let Shape { head_dim, rotary_offset, rotary_dim } = shape;
         Ok(Rotary {
             schedule,
             pairing: self.pairing()?,
@@ -223,31 +260,18 @@ impl Reader<'_> {
             said.push((self.top.name(key), pairing));
         }
         let said = agreed(said)?;
-        let pairing = said.unwrap_or(self.model.pairing);
-        match self.explicit.pairing {
-            Some(explicit) if explicit != pairing && (self.is_known || said.is_some()) => {
-                Err(ConfigError::Contradiction {
-                    keys: ["the model type's pairing".to_owned(), "the one asked for".to_owned()],
-                    given: [format!("{pairing:?}"), format!("{explicit:?}")],
-                })
-            }
-            _ => Ok(pairing),
-        }
+        let known = said.or(self.is_known.then_some(self.model.pairing));
+        self.explicit.agree(known, self.model.pairing)
     }
 
     fn shape(&self, layer_type: Option<&str>, partial: Option<f64>, kind: &str) -> Result<Shape> {
         let (shape, key) = self.unchecked_shape(layer_type, partial, kind)?;
-        let Shape { head_dim, rotary_offset, rotary_dim } = shape;
-        let fits = rotary_dim > 0 && rotary_offset + rotary_dim <= head_dim;
-        let is_even = rotary_dim.is_multiple_of(2);
-        if !(1..=MAX_HEAD_DIM).contains(&head_dim) || !fits || !is_even {
-            return Err(ConfigError::Value {
-                key: self.top.name(key),
-                expected: "a head of 1 to 1024 channels, an even number of which rotate",
-                given: format!("{rotary_dim} channels of {head_dim}"),
-            });
+        let shape = self.explicit.shape(shape, self.is_known || partial.is_some())?;
+        let part = model_part(&self.model, partial);
+        if part < 1.0 && !shape.rotary_dim.is_multiple_of(2) {
+            return Ok(shape);
         }
-        Ok(shape)
+        shape.check(self.top.name(key))
     }
 
     /// And the key that it comes from.
@@ -279,14 +303,20 @@ impl Reader<'_> {
         let head_dim = match head_dim {
             Some(head_dim) => head_dim,
             None => {
-                // GPT-J and its kin.
-                let size = |a: &'static str, b| match top.count(a)? {
-                    Some(n) => Ok(n),
-                    None => top.count(b)?.ok_or(ConfigError::Missing { key: a }),
+                // GPT-J and its kin, DBRX, Moonshine.
+                let size = |keys: [&'static str; 3]| -> Result<Option<usize>> {
+                    keys.iter().try_fold(None, |found, key| Ok(found.or(top.count(key)?)))
                 };
-                let hidden = size("hidden_size", "n_embd")?;
-                let heads = size("num_attention_heads", "n_head")?;
-                hidden / heads
+                let hidden = size(["hidden_size", "n_embd", "d_model"])?;
+                let heads = size(["num_attention_heads", "n_head", "n_heads"])?;
+                let heads = heads.or(top.count("decoder_num_attention_heads")?);
+                match (hidden, heads, model.sizes) {
+                    (Some(hidden), Some(heads), _) => hidden / heads,
+                    // Both left to the class.
+                    (None, None, Some((hidden, heads))) => hidden / heads,
+                    (None, ..) => return Err(ConfigError::missing("hidden_size")),
+                    (_, None, _) => return Err(ConfigError::missing("num_attention_heads")),
+                }
             }
         };
         let shape = |rotary_dim| Shape { head_dim, rotary_offset: 0, rotary_dim };
@@ -371,7 +401,7 @@ impl<'a> Nested<'a> {
 
     /// The rope of a layer type; `None` where it does not rotate.
     fn rope<'b>(&'b self, name: Option<&str>, top: &Fields<'b>) -> Result<Option<Fields<'b>>> {
-        let name = name.ok_or(ConfigError::Missing { key: "layer_types" })?;
+        let name = name.ok_or_else(|| ConfigError::missing("layer_types"))?;
         match (self.object.get(name), self.names.iter().position(|known| known == name)) {
             (Some(Value::Object(object)), Some(at)) => {
                 Ok(Some(Fields { object, prefix: &self.prefixes[at], seen: top.seen }))
@@ -407,6 +437,11 @@ fn object<'a>(top: &'a Map<String, Value>, key: &str) -> Option<&'a Map<String, 
     top.get(key).and_then(Value::as_object)
 }
 
+/// The part of the head that rotates.
+fn model_part(model: &Model, partial: Option<f64>) -> f64 {
+    partial.unwrap_or(model.partial)
+}
+
 /// The base, by each of its names; chatglm multiplies it.
 fn base(sources: &Sources) -> Result<Option<f64>> {
     let names = ["rope_theta", "rotary_emb_base", "rope_embedding_base", "global_rope_theta"];
@@ -415,11 +450,4 @@ fn base(sources: &Sources) -> Result<Option<f64>> {
         Some(ratio) => Some(base.unwrap_or(10_000.0) * ratio),
         None => base,
     })
-}
-
-/// Channels of a head, and those that rotate.
-struct Shape {
-    head_dim: usize,
-    rotary_offset: usize,
-    rotary_dim: usize,
 }

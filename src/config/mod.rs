@@ -1,18 +1,18 @@
-//! A checkpoint's `config.json`, of transformers 4 and 5, as frequencies.
+//! A checkpoint's `config.json`, of transformers 4 and 5, or its GGUF file, as frequencies.
 //!
 //! ```
-//! use condensed_rope::{Pairing, hf};
+//! use condensed_rope::{Pairing, config::Config};
 //!
 //! let config = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32,
 //!     "max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": {
 //!         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 //!         "original_max_position_embeddings": 8192}}"#;
-//! let config = hf::Config::from_json(config)?;
+//! let config = Config::from_json(config)?;
 //! let rotary = config.rotary(None)?;
 //! assert_eq!((rotary.head_dim, rotary.rotary_dim), (128, 128));
 //! assert_eq!(rotary.pairing, Pairing::HalfSplit);
 //! let rope = condensed_rope::cpu::Rope::new(rotary.schedule.frequencies(), rotary.pairing);
-//! # Ok::<(), condensed_rope::hf::ConfigError>(())
+//! # Ok::<(), condensed_rope::config::ConfigError>(())
 //! ```
 //!
 //! What a class of transformers does is not in the file: pairing, defaults, layers that do not rotate. A table of model
@@ -21,21 +21,23 @@
 //! a key at the top that looks like a rope's and that nothing reads, are errors that name the key.
 
 mod error;
-mod fields;
-mod layers;
-mod models;
-mod reader;
-mod scaling;
+mod explicit;
+mod gguf;
+mod hf;
 
-use serde_json::Value;
+use std::io::{Read, Seek};
 
 pub use error::ConfigError;
 use error::Result;
-pub use models::TRANSFORMERS_VERSION;
+pub use explicit::Explicit;
+use explicit::Shape;
+
+/// The version of transformers that the table of model types is of.
+pub const TRANSFORMERS_VERSION: &str = hf::TRANSFORMERS_VERSION;
 
 use crate::{Direction, FrequencySchedule, Pairing, Sections};
 
-/// What a `config.json` says of rotary embedding.
+/// What a `config.json` or a GGUF file says of rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
@@ -83,22 +85,6 @@ pub struct Rotary {
     pub max_position_embeddings: Option<usize>,
 }
 
-/// What a caller knows and a file cannot say. What is `None` comes from the file and the table of model types;
-/// what contradicts them is an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Explicit {
-    /// How channels pair. With it, a model type that is not in the table is read by LLaMA's keys and defaults.
-    pub pairing: Option<Pairing>,
-}
-
-impl Explicit {
-    /// Of channels that pair so.
-    pub fn pairing(pairing: Pairing) -> Self {
-        Self { pairing: Some(pairing) }
-    }
-}
-
 impl std::str::FromStr for Config {
     type Err = ConfigError;
 
@@ -115,20 +101,43 @@ impl Config {
     /// A [`ConfigError`] that names the key: a model type that is not in the table, unknown rope types, missing
     /// fields, fields that contradict one another or that nothing reads, parameters out of range.
     pub fn from_json(json: &str) -> Result<Self> {
-        Self::with_explicit(json, Explicit::default())
+        Self::from_json_with(json, Explicit::default())
     }
 
     /// As [`from_json`](Self::from_json), with what the caller knows.
     ///
     /// # Errors
-    /// As [`from_json`](Self::from_json), and [`ConfigError::Contradiction`] where the table knows otherwise.
-    pub fn with_explicit(json: &str, explicit: Explicit) -> Result<Self> {
-        let value: Value = serde_json::from_str(&fields::quote_non_finite(json))
-            .map_err(|error| ConfigError::Json { reason: error.to_string() })?;
-        let Value::Object(object) = value else {
-            return Err(ConfigError::Json { reason: "not an object".to_owned() });
-        };
-        reader::read(&object, explicit)
+    /// As [`from_json`](Self::from_json), and [`ConfigError::Contradiction`] where the file or the table knows
+    /// otherwise.
+    pub fn from_json_with(json: &str, explicit: Explicit) -> Result<Self> {
+        hf::read(json, explicit)
+    }
+
+    /// Reads a GGUF file's metadata and its tensors of factors on frequencies, and nothing else of it: llama, qwen,
+    /// gemma, phi, glm and what shares their keys. Channels pair as the file's tensors need it: llama's q and k, whose
+    /// rows were reordered, in interleaved pairs. `model_type` is `general.architecture`.
+    ///
+    /// ```no_run
+    /// use condensed_rope::config::Config;
+    ///
+    /// let config = Config::from_gguf(std::fs::File::open("model-q4_k_m.gguf")?)?;
+    /// println!("{:?}", config.rotary(None)?.pairing);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A [`ConfigError`]: [`Gguf`](ConfigError::Gguf) for a file that is malformed or ends too early, and
+    /// [`from_json`](Self::from_json)'s.
+    pub fn from_gguf(file: impl Read + Seek) -> Result<Self> {
+        Self::from_gguf_with(file, Explicit::default())
+    }
+
+    /// As [`from_gguf`](Self::from_gguf), with what the caller knows.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf) and [`from_json_with`](Self::from_json_with).
+    pub fn from_gguf_with(file: impl Read + Seek, explicit: Explicit) -> Result<Self> {
+        gguf::read(file, explicit)
     }
 
     /// The group of the layer of an index; `None` where there is no such layer, or it has no attention.
