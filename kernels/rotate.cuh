@@ -117,10 +117,10 @@ ROPE_FN void rotate_token(const RotateParams& params, const Thread& at, Locate l
         const Ids& ids = params.positions.ids;
         const uint64_t offset = params.positions.offset(coord.b, coord.s);
         // A fourth id costs a load and a choice a pair: three axes do not pay for it.
-        if (params.axes.count < Axes::MAX) {
-            angles.template multiply<Axes::MAX - 1>(params.axes, ids, offset, pair);
-        } else {
+        if (__builtin_expect(params.axes.count == Axes::MAX, 0)) {
             angles.template multiply<Axes::MAX>(params.axes, ids, offset, pair);
+        } else {
+            angles.template multiply<Axes::MAX - 1>(params.axes, ids, offset, pair);
         }
     } else {
         angles.multiply(params.positions.position<GENERAL>(params.starts, coord.t, coord.b, coord.s));

@@ -95,10 +95,17 @@ struct Axes {
     static constexpr int MAX = 4;
     static constexpr uint32_t PAIRS_A_WORD = 16;
 
-    uint32_t count;             // 0: one position a token
+    uint32_t count;      // 0: one position a token
     uint32_t reserved;
-    uint64_t offset[MAX - 1];   // bytes from the first axis' ids to the others'; 0 of axes that there are not
-    uint32_t codes[32];         // each pair's axis, two bits a pair
+    // Bytes from the first axis' ids to the others'; 0 of axes that there are not. Three axes of 64 pairs
+    // need no more than the line of the constant bank that begins with the sets.
+    uint64_t second, third;
+    uint32_t codes[32];  // each pair's axis, two bits a pair
+    uint64_t fourth;
+
+    ROPE_FN uint64_t offset(int axis) const {
+        return axis == 0 ? 0 : axis == 1 ? second : axis == 2 ? third : fourth;
+    }
 
     // The axes of the pairs of its word from this one on, the first one's in the lowest bits.
     ROPE_FN uint32_t from(uint32_t pair) const {

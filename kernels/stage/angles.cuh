@@ -37,9 +37,8 @@ struct Angles {
     template <int COUNT>
     ROPE_FN void multiply(const Axes& axes, const Ids& ids, uint64_t offset, uint32_t first) {
         Ids::Halves halves[COUNT];
-        halves[0] = ids.load<true>(offset);
 #pragma unroll
-        for (int i = 1; i < COUNT; ++i) halves[i] = ids.load<true>(offset + axes.offset[i - 1]);
+        for (int i = 0; i < COUNT; ++i) halves[i] = ids.load<true>(offset + axes.offset(i));
         const uint32_t codes = axes.from(first);
         uint64_t along[COUNT];
 #pragma unroll

@@ -59,6 +59,15 @@ impl DimOrder {
         }
     }
 
+    /// Which dimension counts the tokens of a sequence.
+    pub const fn seq_dimension(self) -> usize {
+        match self {
+            Self::Thd | Self::Sbhd => 0,
+            Self::Bshd => 1,
+            Self::Bhsd => 2,
+        }
+    }
+
     /// Where batch, seq and heads are among the dimensions; there is no batch in `Thd`.
     const fn places(self) -> [Option<usize>; 3] {
         match self {

@@ -1,5 +1,5 @@
 use crate::limits::MAX_SETS;
-use crate::{Error, IndexType, RawIds, Result, Sections};
+use crate::{Address, Error, IndexType, RawIds, Result, Sections};
 
 /// The position of each token. Every `i64` is a valid position, negative ones too.
 ///
@@ -184,6 +184,58 @@ impl<I> Positions<I> {
         match mapped {
             Ok(positions) => positions,
             Err(never) => match never {},
+        }
+    }
+}
+
+impl Positions<RawIds> {
+    /// Ids of a framework's tensor, by its sizes and strides in values, for a call of `[batch, seq]` tokens: one a
+    /// token, flat or `[batch, seq]` with any stride of rows; or one row that the batch shares, `[seq]`, `[1, seq]`
+    /// or an expanded one.
+    ///
+    /// ```
+    /// use condensed_rope::{IndexType, Positions, RawIds};
+    ///
+    /// let ids: Vec<i64> = (0..100).collect();
+    /// let address = ids.as_ptr() as u64;
+    /// let shared = Positions::of_tensor(IndexType::I64, address, &[1, 100], &[100, 1], [4, 100])?;
+    /// assert_eq!(shared, Positions::shared_ids(RawIds::new(IndexType::I64, address, 100)));
+    /// # Ok::<(), condensed_rope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for any other shape, and for ids that are not contiguous along a sequence.
+    pub fn of_tensor(
+        dtype: IndexType,
+        address: Address,
+        sizes: &[i64],
+        strides: &[i64],
+        [batch, seq]: [usize; 2],
+    ) -> Result<Self> {
+        let refused =
+            |expected: &'static str, given: String| Error::Tensor { tensor: IDS, expected, given };
+        let (&[.., n], &[.., s]) = (sizes, strides) else {
+            return Err(refused("of one or two dimensions", "a scalar".to_owned()));
+        };
+        if n > 1 && s != 1 {
+            let given = format!("strides {strides:?}");
+            return Err(refused("contiguous along a sequence", given));
+        }
+        let raw = |len: usize| RawIds::new(dtype, address, len);
+        match (sizes, strides) {
+            (&[n], _) if batch > 1 && n as usize == seq => Ok(Self::shared_ids(raw(seq))),
+            (&[n], _) => Ok(Self::ids(raw(n as usize))),
+            (&[1, n], _) if batch > 1 => Ok(Self::shared_ids(raw(n as usize))),
+            (&[rows, n], &[stride, _]) if [rows as usize, n as usize] == [batch, seq] => {
+                let stride = if rows > 1 { stride as usize } else { seq };
+                let empty = n == 0 || batch == 0;
+                let needed = if empty { 0 } else { (batch - 1).saturating_mul(stride) + seq };
+                if stride == seq {
+                    return Ok(Self::ids(raw(needed)));
+                }
+                Ok(Self::strided_ids(raw(needed), stride))
+            }
+            _ => Err(refused("of one id a token, or of one row for all", format!("{sizes:?}"))),
         }
     }
 }

@@ -337,7 +337,7 @@ mod tests {
         let q = RawOperand::in_place(Dtype::F32, 1 << 30, Layout::bshd(3, 5, 2, 8));
         let strides = |positions| {
             let params = launch(&planner, Call { q: Some(q), k: None, positions }).params;
-            [params.positions.ids.stride as u64, params.positions.row_stride, params.axes.offset[0]]
+            [params.positions.ids.stride as u64, params.positions.row_stride, params.axes.second]
         };
         let ids = |dtype, len| RawIds::new(dtype, 1 << 16, len);
         use IndexType::{I32, I64, U32};

@@ -3,7 +3,6 @@
 
 use super::L2Hint;
 use crate::call::IdStrides;
-use crate::limits::MAX_AXES;
 use crate::{Address, Dtype, IndexType, Layout, Pdl, RawIds, Sections};
 
 /// A field that crosses to C++: its name, offset and size.
@@ -80,9 +79,11 @@ abi! {
         pub count: u32,
         pub reserved: u32,
         /// Bytes from the first axis' ids to the others'; 0 of axes that there are not.
-        pub offset: [u64; MAX_AXES - 1],
+        pub second: u64,
+        pub third: u64,
         /// Two bits a pair.
         pub codes: [u32; Sections::WORDS],
+        pub fourth: u64,
     }
 
     /// How sequences choose among sets of frequencies.
@@ -196,9 +197,10 @@ impl Axes {
     pub(super) fn new(stride: usize, size: u32, sections: &Sections) -> Self {
         let axes = sections.axes();
         let bytes = |ids: usize| ids as u64 * u64::from(size);
-        let offset = |i| if i + 1 < axes { bytes((i + 1) * stride) } else { 0 };
-        let offset = std::array::from_fn(offset);
-        Self { count: axes as u32, offset, codes: sections.codes(), reserved: 0 }
+        let offset = |axis| if axis < axes { bytes(axis * stride) } else { 0 };
+        let [second, third, fourth] = [1, 2, 3].map(offset);
+        let (count, codes) = (axes as u32, sections.codes());
+        Self { count, reserved: 0, second, third, codes, fourth }
     }
 }
 

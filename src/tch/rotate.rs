@@ -136,28 +136,6 @@ fn positions(ids: &Tensor, [batch, seq]: [usize; 2]) -> Result<Positions<RawIds>
             return Err(Error::Dtype { tensor: IDS, expected: "i32 or i64", given });
         }
     };
-    let (sizes, strides) = (ids.size(), ids.stride());
-    let (&[.., n], &[.., s]) = (sizes.as_slice(), strides.as_slice()) else {
-        return Err(refused(IDS, "of one or two dimensions", "a scalar"));
-    };
-    if n > 1 && s != 1 {
-        let given = format!("strides {strides:?}");
-        return Err(refused(IDS, "contiguous along a sequence", given));
-    }
-    let raw = |len: usize| RawIds::new(dtype, ids.data_ptr() as u64, len);
-    match (sizes.as_slice(), strides.as_slice()) {
-        (&[n], _) if batch > 1 && n as usize == seq => Ok(Positions::shared_ids(raw(seq))),
-        (&[n], _) => Ok(Positions::ids(raw(n as usize))),
-        (&[1, n], _) if batch > 1 => Ok(Positions::shared_ids(raw(n as usize))),
-        (&[rows, n], &[stride, _]) if [rows as usize, n as usize] == [batch, seq] => {
-            let stride = if rows > 1 { stride as usize } else { seq };
-            let needed = if n == 0 { 0 } else { (batch.max(1) - 1) * stride + seq };
-            let needed = if batch == 0 { 0 } else { needed };
-            if stride == seq {
-                return Ok(Positions::ids(raw(needed)));
-            }
-            Ok(Positions::strided_ids(raw(needed), stride))
-        }
-        _ => Err(refused(IDS, "of one id a token, or of one row for all", format!("{sizes:?}"))),
-    }
+    let address = ids.data_ptr() as u64;
+    Positions::of_tensor(dtype, address, &ids.size(), &ids.stride(), [batch, seq])
 }
