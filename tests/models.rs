@@ -219,7 +219,8 @@ fn ntk_stretches_the_base() {
 /// Like parameters take unlike values, and every default is a model's own.
 #[test]
 fn keys_are_not_mixed_up() {
-    let base = r#""hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 4096"#;
+    let base = r#""hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 4096,
+        "qk_rope_head_dim": 16"#;
     let read = |rest: &str| Config::from_json(&format!("{{{base}, {rest}}}")).expect("valid");
     // mscale over mscale_all_dim, not the other way round.
     let yarn = |mscale, all_dim| {

@@ -2,7 +2,8 @@
 
     pip install torch==2.11.0 transformers==5.24.0
     python3 tests/golden/model_types.py > src/config/hf/model_types.json     # all types, some minutes
-    python3 tests/golden/model_types.py --check llama glm gemma3_text # a sample, held to the file
+    python3 tests/golden/model_types.py --update llama glm > new.json     # the file, with these types anew
+    python3 tests/golden/model_types.py --check llama glm gemma3_text     # a sample, held to the file
 
 A class is made small (few layers, two heads of the class's own size, random weights) and run twice on the same tokens, at
 positions that are all zero and at spread ones, with an attention that looks at no position. Which channels of q move, with
@@ -69,7 +70,7 @@ class Watch:
 
     def attention(self, module, query, key, value, *args, **kwargs):
         layer = getattr(module, "layer_idx", None)
-        layer = layer if isinstance(layer, int) else len(self.queries)
+        layer = layer if isinstance(layer, int) and layer >= 0 else len(self.queries)
         self.queries.setdefault(layer, query.detach().double())
         self.keys.setdefault(layer, key.detach().double())
         self.values.append(value.detach().double())
@@ -249,6 +250,10 @@ def derived(model_type, fill):
     if not still.queries:
         raise ValueError("neither its attention nor its rotation was seen")
     learned = any((a - b).abs().max() > 1e-4 * a.abs().max() for a, b in zip(still.values, moved.values))
+    source = inspect.getsource(modeling(config))
+    if learned and "apply_rotary" in source:
+        raise ValueError("positions move values, too")
+    turned = any(a.shape != b.shape or (a - b).abs().max() > 1e-4 for a, b in moved.rotations)
     types = field(config, "layer_types")
     layers = []
     for layer, query in still.queries.items():
@@ -274,12 +279,31 @@ def derived(model_type, fill):
             if axes:
                 row["axes"] = "".join(map(str, axes_of(model, layer, query, pairs, axes)))
         layers.append(row)
-    groups = {}
-    for index, (layer, row) in enumerate(zip(still.queries, layers)):
-        groups.setdefault(json.dumps(row), []).append(layer)
+    if turned and not any("pairing" in row for row in layers):
+        raise ValueError("it rotates by positions of its own")
+    groups = []
+    for layer, row in zip(still.queries, layers):
+        same = next((group for group in groups if alike(group, row)), None)
+        if same is None:
+            groups.append(row | {"indices": [layer]})
+        else:
+            same["indices"].append(layer)
     sizes = {k: v for k, v in said.items() if k in KEPT or k in EXTRA.get(model_type, {})}
-    return {"config": {"model_type": config.model_type, **sizes},
-            "groups": [{**json.loads(row), "indices": indices} for row, indices in groups.items()]}
+    sizes |= {k: field(config, k) for k in MLA if field(config, k) is not None}
+    rope = field(config, "rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default" or any(isinstance(value, dict) for value in rope.values()):
+        sizes["rope_parameters"] = rope
+        if field(config, "layer_types"):
+            sizes["layer_types"] = config.layer_types
+    return {"config": {"model_type": config.model_type, **sizes}, "groups": groups}
+
+
+def alike(group, row):
+    """But for the last digits of angles."""
+    same = all(group.get(key) == value for key, value in row.items() if key != "inv_freq")
+    near = all(math.isclose(group["inv_freq"][pair], rate, rel_tol=1e-3)
+               for pair, rate in row.get("inv_freq", {}).items() if "inv_freq" in group)
+    return same and near and ("inv_freq" in group) == ("inv_freq" in row)
 
 
 def some(pairs):
@@ -313,6 +337,9 @@ def classes_of(config):
 # What a config.json says in any case: the rest is the class's.
 KEPT = ("num_hidden_layers", "num_attention_heads", "hidden_size", "max_position_embeddings", "n_head", "n_layer",
         "num_layers", "head_dim")
+
+
+MLA = ("qk_rope_head_dim", "qk_nope_head_dim")
 
 
 def factor_of(model, config, layer_type):
@@ -353,15 +380,18 @@ def main():
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     arguments = sys.argv[1:]
-    check = arguments[:1] == ["--check"]
-    names = arguments[1:] if check else arguments or sorted(CONFIG_MAPPING_NAMES)
+    mode = arguments.pop(0) if arguments[:1] in (["--check"], ["--update"]) else None
+    names = arguments or sorted(CONFIG_MAPPING_NAMES)
     types, not_run = {}, {}
     with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:
         for i, (name, found) in enumerate(zip(names, pool.imap(apart, names))):
             print(f"{i + 1:4} of {len(names)}  {name}", file=sys.stderr)
             (types if isinstance(found, dict) else not_run)[name] = found
-    if check:
-        known = json.loads(FILE.read_text())
+    known = json.loads(FILE.read_text()) if mode else None
+    if mode == "--update":
+        types, not_run = ({k: v for k, v in sorted((known[key] | found).items()) if k in found or k not in names}
+                          for key, found in (("types", types), ("not_run", not_run)))
+    if mode == "--check":
         assert known["transformers"] == transformers.__version__, "another version of transformers"
         for name in names:
             assert types.get(name) == known["types"].get(name), f"{name}: {types.get(name) or not_run[name]}"

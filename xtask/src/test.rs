@@ -28,6 +28,19 @@ impl Counts {
     }
 }
 
+/// Of every kind: pairings, parts, two ropes, layers without one, MLA, M-RoPE, backwards, none.
+const SAMPLE: [&str; 9] = [
+    "llama",
+    "glm",
+    "gemma3_text",
+    "smollm3",
+    "deepseek_v3",
+    "qwen3_vl",
+    "nanochat",
+    "gpt_oss",
+    "bert",
+];
+
 struct Row {
     what: &'static str,
     counts: Counts,
@@ -72,6 +85,20 @@ pub fn test(registers: bool) -> Result<()> {
     nvcc.put_in(&mut build);
     let resources = resources::check(&mut build, registers)?;
 
+    run::step("model types: a sample run anew, by transformers' own classes");
+    let sample = match toolchain::transformers(&libtorch)? {
+        Some(path) => {
+            let script = "tests/golden/model_types.py";
+            let mut python = Command::new("python3");
+            python.args([script, "--check"]).args(SAMPLE).env("PYTHONPATH", path);
+            run::check(&mut python)?;
+            format!("{} model types run anew", SAMPLE.len())
+        }
+        None => {
+            "not run: the sample of model types, which needs torch as a Python package".to_owned()
+        }
+    };
+
     println!("\n{:30}{:>8}{:>8}{:>8}{:>9}", "", "passed", "failed", "not run", "seconds");
     let mut sum = Counts::default();
     for Row { what, counts, seconds, .. } in &rows {
@@ -82,6 +109,7 @@ pub fn test(registers: bool) -> Result<()> {
         sum.ignored += ignored;
     }
     println!("{resources}");
+    println!("{sample}");
     match gpu {
         Some(gpu) => println!("GPU tests ran on {gpu}"),
         None => println!(

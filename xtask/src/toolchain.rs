@@ -20,6 +20,9 @@ const NVCC_PACKAGES: [&str; 5] = [
 /// What tch 0.24 goes with.
 const TORCH: &str = "2.11.0";
 
+/// What the table of model types is of.
+const TRANSFORMERS: &str = "5.24.0";
+
 /// What the benches compare with.
 const FLASHINFER: &str = "0.7.2.post1";
 
@@ -116,6 +119,20 @@ pub fn flashinfer() -> Result<FlashInfer> {
     let name = format!("flashinfer-{FLASHINFER}");
     let folder = install(&name, &["--no-deps", &package], "FlashInfer's headers, 62 MB")?;
     Ok(FlashInfer { path: folder.join("flashinfer/data") })
+}
+
+/// What Python finds transformers and torch by, for the sample of model types that is run anew. `None` where the
+/// libtorch is not that of a Python package.
+pub fn transformers(libtorch: &Libtorch) -> Result<Option<OsString>> {
+    let Some(torch) = libtorch.path.parent().filter(|_| libtorch.path.join("__init__.py").exists())
+    else {
+        return Ok(None);
+    };
+    let package = format!("transformers=={TRANSFORMERS}");
+    let name = format!("transformers-{TRANSFORMERS}");
+    let folder = install(&name, &[&package], "transformers 5.24.0, 100 MB")?;
+    let folders = [folder, torch.to_owned()];
+    env::join_paths(folders).map(Some).map_err(|error| error.to_string())
 }
 
 fn cache() -> Result<PathBuf> {

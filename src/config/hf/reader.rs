@@ -288,6 +288,9 @@ impl Reader<'_> {
             let head_dim = rotary_offset.saturating_add(rotary_dim);
             return Ok((Shape { head_dim, rotary_offset, rotary_dim }, "qk_rope_head_dim"));
         }
+        if model.is_mla {
+            return Err(ConfigError::missing("qk_rope_head_dim"));
+        }
         let mut head_dim = None;
         for key in model.head_dim_keys {
             head_dim = head_dim.or(top.count(key)?);
@@ -324,6 +327,9 @@ impl Reader<'_> {
             if let Some(rotary_dim) = top.count(key)? {
                 return Ok((shape(rotary_dim), key));
             }
+        }
+        if let (None, Some(rotary_dim)) = (partial, model.rotary_dim) {
+            return Ok((shape(rotary_dim), "rotary_dim"));
         }
         let partial = partial.unwrap_or(model.partial);
         if !(partial > 0.0 && partial <= 1.0) {
