@@ -32,7 +32,7 @@ mod rotary_embedding;
 pub use condensed_rope::DimOrder;
 pub use condensed_rope::config;
 pub use condensed_rope::{
-    Dtype, Error, Frequencies, FrequencySchedule, Layout, Pairing, RopeScaling, SectionOrder,
+    Dtype, Error, Frequencies, FrequencySchedule, Layout, Ntk, Pairing, RopeScaling, SectionOrder,
     Sections,
 };
 pub use rope::Rope;
