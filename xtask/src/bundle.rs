@@ -75,7 +75,7 @@ pub fn bundle() -> Result<()> {
 }
 
 /// Names, kinds and paths of the executables that a cargo command built, from its JSON messages.
-fn executables(messages: &str) -> Vec<(String, String, PathBuf)> {
+pub fn executables(messages: &str) -> Vec<(String, String, PathBuf)> {
     let message = |line: &str| -> Option<(String, String, PathBuf)> {
         let message: Value = serde_json::from_str(line).ok()?;
         let path = message["executable"].as_str()?;

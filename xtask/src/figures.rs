@@ -44,7 +44,39 @@ pub fn figures() -> Result<()> {
     let docs = root.join("docs");
     fs::create_dir_all(&docs).map_err(|error| format!("{}: {error}", docs.display()))?;
     speed(&bench::read(&results.join("h100.json"))?, &docs.join("bandwidth.svg"))?;
-    errors(&bench::read(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))
+    errors(&bench::read(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))?;
+    perplexity(&results.join("perplexity_h100.jsonl"), &docs.join("perplexity.svg"))
+}
+
+/// A line a run of candle's example: perplexity by position, of each ratio.
+fn perplexity(results: &Path, path: &Path) -> Result<()> {
+    const COLOURS: [RGBColor; 5] = [GREY, BLUE, GREEN, ORANGE, RED];
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", results.display());
+    let text = fs::read_to_string(results).map_err(|error| failed(&error))?;
+    let mut curves = Vec::new();
+    for (line, colour) in text.lines().zip(COLOURS) {
+        let row: Value = serde_json::from_str(line).map_err(|error| failed(&error))?;
+        let bucket = row["bucket"].as_f64().ok_or_else(|| failed(&"bucket is missing"))?;
+        let values =
+            row["perplexity"].as_array().ok_or_else(|| failed(&"perplexity is missing"))?;
+        let point = |(i, y): (usize, &Value)| Some(((i as f64 + 0.5) * bucket, y.as_f64()?));
+        let label = match (row["kind"].as_str(), row["ratio"].as_f64()) {
+            (_, Some(1.0)) => "as trained".to_owned(),
+            (Some("ntk"), Some(ratio)) => format!("NTK-aware, {ratio}"),
+            (_, ratio) => format!("condensed, {}", ratio.unwrap_or(f64::NAN)),
+        };
+        let points = values.iter().enumerate().filter_map(point).collect();
+        curves.push(plot::Curve { label, colour, points });
+    }
+    let titles = plot::Titles {
+        title: "perplexity of a long article by position, SmolLM2-135M-Instruct, trained on 8192 positions",
+        x: "position",
+        y: "perplexity",
+        legend: SeriesLabelPosition::UpperLeft,
+    };
+    let last = curves.iter().flat_map(|curve| &curve.points).map(|(x, _)| *x);
+    let last = last.fold(1.0, f64::max);
+    plot::draw(path, &titles, 0.0..last * 1.05, 10.0..20_000.0, &curves)
 }
 
 /// Points of each curve, by its name, of the rows that `point` has one for.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bundle;
+mod candle;
 mod figures;
 mod mutants;
 #[path = "../../cli/src/plot.rs"]
@@ -32,6 +33,9 @@ cargo xtask bench --table FILE    the ratios of a bench file
 cargo xtask bench --compare FILE FILE    how far two runs are apart
 cargo xtask figures   docs/*.svg, from benches/results
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
+cargo xtask candle check    condensed-rope-candle's CUDA arms through clippy, without a toolkit
+cargo xtask candle model    the paths of SmolLM2-135M-Instruct and a long text, fetched where they are not there yet
+cargo xtask candle bundle   its CUDA tests and example in target/candle-bundle (candle's kernels take ten minutes)
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch";
 
 fn help() -> String {
@@ -58,6 +62,9 @@ fn main() -> ExitCode {
         ["bench", "--compare", before, after] => bench::compare(before, after),
         ["figures"] => figures::figures(),
         ["bundle"] => bundle::bundle(),
+        ["candle", "check"] => candle::check(),
+        ["candle", "model"] => candle::model().map(drop),
+        ["candle", "bundle"] => candle::bundle(),
         ["env"] => environment(),
         ["help" | "--help" | "-h"] | [] => {
             println!("{}", help());

