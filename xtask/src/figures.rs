@@ -76,7 +76,9 @@ fn perplexity(results: &Path, path: &Path) -> Result<()> {
     };
     let last = curves.iter().flat_map(|curve| &curve.points).map(|(x, _)| *x);
     let last = last.fold(1.0, f64::max);
-    plot::draw(path, &titles, 0.0..last * 1.05, 10.0..20_000.0, &curves)
+    plot::draw(path, &titles, 0.0..last * 1.05, 10.0..20_000.0, &curves)?;
+    println!("{}", path.display());
+    Ok(())
 }
 
 /// Points of each curve, by its name, of the rows that `point` has one for.
