@@ -27,13 +27,16 @@ pub(crate) fn of(device: &CudaDevice) -> Result<Kernels> {
 
 /// `len` elements, every one of which the caller writes.
 pub(crate) fn alloc(device: &CudaDevice, dtype: Dtype, len: usize) -> Result<Storage> {
-    // SAFETY: the caller writes every element before anybody reads one.
-    let slice = unsafe {
-        match dtype {
-            Dtype::F32 => CudaStorageSlice::F32(device.alloc::<f32>(len)?),
-            Dtype::F16 => CudaStorageSlice::F16(device.alloc::<half::f16>(len)?),
-            _ => CudaStorageSlice::BF16(device.alloc::<half::bf16>(len)?),
-        }
+    macro_rules! slice {
+        ($kind:ident, $type:ty) => {
+            // SAFETY: the caller writes every element before anybody reads one.
+            CudaStorageSlice::$kind(unsafe { device.alloc::<$type>(len) }?)
+        };
+    }
+    let slice = match dtype {
+        Dtype::F32 => slice!(F32, f32),
+        Dtype::F16 => slice!(F16, half::f16),
+        _ => slice!(BF16, half::bf16),
     };
     Ok(Storage::Cuda(CudaStorage { slice, device: device.clone() }))
 }

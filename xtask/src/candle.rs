@@ -19,7 +19,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// so built may be linked.
 const STUB: &str = r#"#!/bin/sh
 case "$*" in
-    *--version*) echo "Cuda compilation tools, release 13.0, V13.0.0 stub"; exit ;;
+    *--version*) printf 'stub\n\n\nCuda compilation tools, release 13.0, V13.0.0\n'; exit ;;
     *--list-gpu-code*) printf 'sm_80\nsm_90\n'; exit ;;
     *--list-gpu-arch*) printf 'compute_80\ncompute_90\n'; exit ;;
 esac
