@@ -1,5 +1,8 @@
 //! Every test that this machine can run.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -17,7 +20,12 @@ struct Counts {
 impl Counts {
     /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn read(&mut self, line: &str) {
-        let Some((_, counts)) = line.split_once("test result: ") else { return };
+        // pytest: 26 passed, 1 warning in 20.26s
+        let counts = match line.split_once("test result: ") {
+            Some((_, counts)) => counts,
+            None if line.contains(" passed") && line.contains(" in ") => line,
+            None => return,
+        };
         let number = |what: &str| -> usize {
             let before = counts.split(what).next().unwrap_or("");
             before.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0)
@@ -89,8 +97,21 @@ pub fn test(registers: bool) -> Result<()> {
     nvcc.put_in(&mut build);
     let resources = resources::check(&mut build, registers)?;
 
+    let python_path = toolchain::transformers(&libtorch)?;
+    if let Some(path) = &python_path {
+        run::step("the Python package, on the CPU");
+        let start = Instant::now();
+        let mut counts = Counts::default();
+        let ok = run::lines(&mut python(path)?, |line| counts.read(line))?;
+        rows.push(Row {
+            what: "the Python package",
+            counts,
+            ok,
+            seconds: start.elapsed().as_secs_f64(),
+        });
+    }
     run::step("model types: a sample run anew, by transformers' own classes");
-    let sample = match toolchain::transformers(&libtorch)? {
+    let sample = match python_path {
         Some(path) => {
             let script = "tests/golden/model_types.py";
             let mut python = Command::new("python3");
@@ -99,7 +120,7 @@ pub fn test(registers: bool) -> Result<()> {
             format!("{} model types run anew", SAMPLE.len())
         }
         None => {
-            "not run: the sample of model types, which needs torch as a Python package".to_owned()
+            "not run: the Python package and the sample of model types, which need torch as a Python package".to_owned()
         }
     };
 
@@ -130,6 +151,30 @@ pub fn test(registers: bool) -> Result<()> {
         return Err(format!("no test ran: {}", row.what));
     }
     Ok(())
+}
+
+/// pytest over the package as a wheel would hold it, with an extension of this build.
+fn python(path: &OsStr) -> Result<Command> {
+    run::check(&mut run::cargo(&["build", "-p", "condensed-rope-python"]))?;
+    let (root, package) = (run::root(), run::root().join("target/python-package"));
+    let failed = |error: std::io::Error| format!("{}: {error}", package.display());
+    let _ = fs::remove_dir_all(&package);
+    let folder = package.join("condensed_rope");
+    fs::create_dir_all(&folder).map_err(failed)?;
+    for entry in fs::read_dir(root.join("python/python/condensed_rope")).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.path().is_file() {
+            fs::copy(entry.path(), folder.join(entry.file_name())).map_err(failed)?;
+        }
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    fs::copy(target.join("debug/lib_core.so"), folder.join("_core.abi3.so")).map_err(failed)?;
+    let folders = [package].into_iter().chain(std::env::split_paths(path));
+    let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
+    let mut command = Command::new("python3");
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "python/tests"]);
+    command.current_dir(root).env("PYTHONPATH", path);
+    Ok(command)
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ pub fn flashinfer() -> Result<FlashInfer> {
     Ok(FlashInfer { path: folder.join("flashinfer/data") })
 }
 
-/// What Python finds transformers and torch by, for the sample of model types that is run anew. `None` where the
+/// What Python finds transformers and torch by, for the Python package's tests and the sample of model types that is run anew. `None` where the
 /// libtorch is not that of a Python package.
 pub fn transformers(libtorch: &Libtorch) -> Result<Option<OsString>> {
     let Some(torch) = libtorch.path.parent().filter(|_| libtorch.path.join("__init__.py").exists())
@@ -129,8 +129,9 @@ pub fn transformers(libtorch: &Libtorch) -> Result<Option<OsString>> {
         return Ok(None);
     };
     let package = format!("transformers=={TRANSFORMERS}");
-    let name = format!("transformers-{TRANSFORMERS}");
-    let folder = install(&name, &[&package], "transformers 5.24.0, 100 MB")?;
+    let name = format!("transformers-{TRANSFORMERS}-pytest");
+    let packages = [&*package, "pytest==9.0.2"];
+    let folder = install(&name, &packages, "transformers 5.24.0 and pytest, 100 MB")?;
     let folders = [folder, torch.to_owned()];
     env::join_paths(folders).map(Some).map_err(|error| error.to_string())
 }
