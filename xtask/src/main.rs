@@ -4,6 +4,7 @@ mod bench;
 mod bundle;
 mod candle;
 mod figures;
+mod install;
 mod mutants;
 #[path = "../../cli/src/plot.rs"]
 mod plot;
@@ -36,6 +37,7 @@ cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine 
 cargo xtask candle check    condensed-rope-candle's CUDA arms through clippy, without a toolkit
 cargo xtask candle model    the paths of SmolLM2-135M-Instruct and a long text, fetched where they are not there yet
 cargo xtask candle bundle   its CUDA tests and example in target/candle-bundle (candle's kernels take ten minutes)
+cargo xtask install --prefix DIR    the C library, its header and its pkg-config file
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch";
 
 fn help() -> String {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
         ["bench", "--compare", before, after] => bench::compare(before, after),
+        ["install", "--prefix", prefix] => install::install(prefix),
         ["figures"] => figures::figures(),
         ["bundle"] => bundle::bundle(),
         ["candle", "check"] => candle::check(),

@@ -1,0 +1,271 @@
+use std::ffi::c_void;
+
+use condensed_rope::{
+    AnyRope, Direction, Dtype, IndexType, Layout, Pairing, Positions, RawBuffer, RawIds,
+    RawOperand, RopeSpec, cpu,
+};
+
+use crate::error::{Failure, argument, status};
+use crate::kernels::{Backend, crope_kernels};
+
+pub const CROPE_F32: u32 = 0;
+pub const CROPE_F16: u32 = 1;
+pub const CROPE_BF16: u32 = 2;
+
+pub const CROPE_I32: u32 = 0;
+pub const CROPE_I64: u32 = 1;
+pub const CROPE_U32: u32 = 2;
+
+/// `start, start + 1, …` in every sequence.
+pub const CROPE_CONSECUTIVE: u32 = 0;
+/// `ids[b * ids_stride + s]`; a stride of 0 is a row that the batch shares, one of the sequence rows end to end.
+pub const CROPE_IDS: u32 = 1;
+/// `ids[b] + s`.
+pub const CROPE_STARTS: u32 = 2;
+/// Sequences end to end: `cu_seqlens` (i32, `sequences + 1` of them), and `ids` their first positions, or NULL for 0.
+pub const CROPE_RAGGED: u32 = 3;
+
+/// What a rope is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[allow(non_camel_case_types)]
+pub struct crope_rope {
+    /// `sizeof(struct crope_rope)`.
+    pub size: u64,
+    /// By `crope_words_write`, where the kernels are: on the device (16-byte aligned), or on the host.
+    pub words: *const u64,
+    pub words_len: u64,
+    pub rotary_dim: u64,
+    /// On cos and sin: `crope_frequencies_factor`.
+    pub factor: f32,
+    /// A `CROPE_PAIRING_*`.
+    pub pairing: u32,
+    /// 1 turns backwards.
+    pub inverse: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Heads of q or k; strides in elements, channels contiguous.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[allow(non_camel_case_types)]
+pub struct crope_heads {
+    /// `sizeof(struct crope_heads)`.
+    pub size: u64,
+    /// Where they go.
+    pub data: *mut c_void,
+    /// Where they are read; NULL: in place.
+    pub source: *const c_void,
+    /// batch, seq, heads, head_dim.
+    pub shape: [i64; 4],
+    /// Of batch, token and head.
+    pub strides: [i64; 3],
+    pub source_strides: [i64; 3],
+    /// The first channel that rotates.
+    pub rotary_offset: u64,
+    /// A `CROPE_F32`, `CROPE_F16` or `CROPE_BF16`.
+    pub dtype: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// The position of each token.
+#[repr(C)]
+#[derive(Clone, Copy)]
+#[allow(non_camel_case_types)]
+pub struct crope_positions {
+    /// `sizeof(struct crope_positions)`.
+    pub size: u64,
+    /// A `CROPE_CONSECUTIVE`, `CROPE_IDS`, `CROPE_STARTS` or `CROPE_RAGGED`.
+    pub kind: u32,
+    /// Of `ids`: a `CROPE_I32`, `CROPE_I64` or `CROPE_U32`.
+    pub ids_dtype: u32,
+    pub ids: *const c_void,
+    /// How many there are.
+    pub ids_len: u64,
+    /// From one sequence's row to the next one's.
+    pub ids_stride: i64,
+    pub start: i64,
+    pub cu_seqlens: *const i32,
+    pub cu_seqlens_len: u64,
+}
+
+/// A struct that C filled in, of this version's size.
+///
+/// # Safety
+/// `given` is NULL or alive, and begins with its size.
+unsafe fn sized<'a, T>(what: &str, given: *const T) -> Result<Option<&'a T>, Failure> {
+    if given.is_null() {
+        return Ok(None);
+    }
+    if !given.is_aligned() {
+        return Err(argument(what, "an aligned address"));
+    }
+    // SAFETY: the caller's promise.
+    let size = unsafe { given.cast::<u64>().read() };
+    if size != size_of::<T>() as u64 {
+        return Err(argument(what, &format!("size {}: given {size}", size_of::<T>())));
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { given.as_ref() })
+}
+
+fn spec(rope: &crope_rope) -> Result<RopeSpec, Failure> {
+    let pairing = match rope.pairing {
+        0 => Pairing::HalfSplit,
+        1 => Pairing::Interleaved,
+        _ => return Err(argument("rope->pairing", "a CROPE_PAIRING_*")),
+    };
+    let direction = match rope.inverse {
+        0 => Direction::Forward,
+        1 => Direction::Inverse,
+        _ => return Err(argument("rope->inverse", "0 or 1")),
+    };
+    let rotary_dim = usize::try_from(rope.rotary_dim).unwrap_or(usize::MAX);
+    let spec = RopeSpec::new(rotary_dim, pairing)?.with_factor(rope.factor)?;
+    Ok(spec.with_direction(direction))
+}
+
+/// # Safety
+/// The rope's words are alive until the call, and what it launches, has ended.
+unsafe fn borrowing(kernels: &Backend, rope: &crope_rope) -> Result<AnyRope, Failure> {
+    let (address, spec) = (rope.words.expose_provenance() as u64, spec(rope)?);
+    let len = usize::try_from(rope.words_len).unwrap_or(usize::MAX);
+    Ok(match kernels {
+        // SAFETY: the caller's promise.
+        Backend::Cpu => unsafe { cpu::Rope::borrowing(address, len, spec) }?.into(),
+        #[cfg(feature = "cuda")]
+        Backend::Cuda(kernels) => {
+            // SAFETY: the caller's promise.
+            unsafe { condensed_rope::cuda::Rope::borrowing(kernels, address, len, spec) }?.into()
+        }
+    })
+}
+
+fn operand(name: &'static str, heads: &crope_heads) -> Result<RawOperand, Failure> {
+    let dtype = match heads.dtype {
+        CROPE_F32 => Dtype::F32,
+        CROPE_F16 => Dtype::F16,
+        CROPE_BF16 => Dtype::BF16,
+        _ => return Err(argument("heads->dtype", "CROPE_F32, CROPE_F16 or CROPE_BF16")),
+    };
+    let layout = |strides: [i64; 3]| {
+        let strides = [strides[0], strides[1], strides[2], 1];
+        let order = condensed_rope::DimOrder::Bshd;
+        let layout = Layout::from_sizes_strides(name, order, &heads.shape, &strides)?;
+        let first = usize::try_from(heads.rotary_offset).unwrap_or(usize::MAX);
+        Ok::<_, condensed_rope::Error>(layout.rotate_from(first))
+    };
+    let address = |at: *const c_void| RawBuffer::unbounded(at.expose_provenance() as u64);
+    let (to, target) = (address(heads.data), layout(heads.strides)?);
+    if heads.source.is_null() {
+        return Ok(RawOperand::in_place(dtype, to, target));
+    }
+    let from = layout(heads.source_strides)?;
+    Ok(RawOperand::out_of_place(dtype, address(heads.source), from, to, target))
+}
+
+fn positions(given: &crope_positions) -> Result<Positions<RawIds>, Failure> {
+    let dtype = match given.ids_dtype {
+        CROPE_I32 => IndexType::I32,
+        CROPE_I64 => IndexType::I64,
+        CROPE_U32 => IndexType::U32,
+        _ => return Err(argument("positions->ids_dtype", "CROPE_I32, CROPE_I64 or CROPE_U32")),
+    };
+    let len = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let ids = RawIds::new(dtype, given.ids.expose_provenance() as u64, len(given.ids_len));
+    Ok(match given.kind {
+        CROPE_CONSECUTIVE => Positions::consecutive(given.start),
+        CROPE_IDS => {
+            let stride = usize::try_from(given.ids_stride);
+            let stride = stride.map_err(|_| argument("positions->ids_stride", "0 or more"))?;
+            Positions::strided_ids(ids, stride)
+        }
+        CROPE_STARTS => Positions::starts(ids),
+        CROPE_RAGGED => {
+            let address = given.cu_seqlens.expose_provenance() as u64;
+            let cu_seqlens = RawIds::new(IndexType::I32, address, len(given.cu_seqlens_len));
+            match given.ids.is_null() {
+                true => Positions::ragged(cu_seqlens),
+                false => Positions::ragged_from(cu_seqlens, ids),
+            }
+        }
+        _ => return Err(argument("positions->kind", "CROPE_CONSECUTIVE to CROPE_RAGGED")),
+    })
+}
+
+/// Rotates q and k (either may be NULL) on a stream (a `CUstream` or `cudaStream_t`; NULL on the CPU) in one launch.
+///
+/// # Safety
+/// Structs are alive and begin with their sizes. Every address holds, on the kernels' device, what the structs say, until
+/// the call, and on a GPU what it launches, has ended; what is written is nobody else's meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn crope_rotate(
+    kernels: *const crope_kernels,
+    stream: *mut c_void,
+    rope: *const crope_rope,
+    q: *const crope_heads,
+    k: *const crope_heads,
+    positions: *const crope_positions,
+) -> i32 {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let kernels = unsafe { kernels.as_ref() };
+        let kernels = kernels.ok_or_else(|| argument("kernels", "an object: given NULL"))?;
+        // SAFETY: the caller's promise.
+        let rope = unsafe { sized("rope", rope) }?;
+        let rope = rope.ok_or_else(|| argument("rope", "a struct: given NULL"))?;
+        // SAFETY: the caller's promise.
+        let q = unsafe { sized("q", q) }?.map(|q| operand("q", q)).transpose()?;
+        // SAFETY: the caller's promise.
+        let k = unsafe { sized("k", k) }?.map(|k| operand("k", k)).transpose()?;
+        // SAFETY: the caller's promise.
+        let given = unsafe { sized("positions", positions) }?;
+        let given = given.ok_or_else(|| argument("positions", "a struct: given NULL"))?;
+        let positions = self::positions(given)?;
+        // SAFETY: the caller's promise.
+        let rope = unsafe { borrowing(&kernels.0, rope) }?;
+        // SAFETY: the caller's promise.
+        Ok(unsafe { rope.rotate_raw(stream, q, k, positions) }?)
+    })
+}
+
+/// Writes cos and sin `[rows, rotary_dim]` of the positions from `start` on.
+///
+/// # Safety
+/// As of [`crope_rotate`]; `cos` and `sin` have room for `rows * rotary_dim` elements each.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn crope_cos_sin(
+    kernels: *const crope_kernels,
+    stream: *mut c_void,
+    rope: *const crope_rope,
+    dtype: u32,
+    start: i64,
+    rows: u64,
+    cos: *mut c_void,
+    sin: *mut c_void,
+) -> i32 {
+    status(|| {
+        // SAFETY: the caller's promise.
+        let kernels = unsafe { kernels.as_ref() };
+        let kernels = kernels.ok_or_else(|| argument("kernels", "an object: given NULL"))?;
+        // SAFETY: the caller's promise.
+        let rope = unsafe { sized("rope", rope) }?;
+        let rope = rope.ok_or_else(|| argument("rope", "a struct: given NULL"))?;
+        let dtype = match dtype {
+            CROPE_F32 => Dtype::F32,
+            CROPE_F16 => Dtype::F16,
+            CROPE_BF16 => Dtype::BF16,
+            _ => return Err(argument("dtype", "CROPE_F32, CROPE_F16 or CROPE_BF16")),
+        };
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+        let address = |at: *mut c_void| RawBuffer::unbounded(at.expose_provenance() as u64);
+        // SAFETY: the caller's promise.
+        let own = unsafe { borrowing(&kernels.0, rope) }?;
+        // SAFETY: the caller's promise.
+        let written =
+            unsafe { own.cos_sin_raw(stream, dtype, start, rows, address(cos), address(sin)) };
+        Ok(written?)
+    })
+}
