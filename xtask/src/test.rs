@@ -76,6 +76,7 @@ pub fn test(registers: bool) -> Result<()> {
         ("the program", with_gpu(&program)),
         ("CUDA, NVTX, config.json", with_gpu(&cuda)),
         ("examples in the docs", run::cargo(&["test", "--features", "nvtx,config", "--doc"])),
+        ("the C interface", run::cargo(&["test", "-p", "condensed-rope-capi"])),
         (
             "candle, on the CPU",
             run::cargo(&["test", "--no-fail-fast", "-p", "condensed-rope-candle"]),
