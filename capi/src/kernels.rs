@@ -40,8 +40,7 @@ pub unsafe extern "C" fn crope_kernels_cuda(ordinal: u32, out: *mut *mut crope_k
         }
         #[cfg(feature = "cuda")]
         {
-            let context = condensed_rope::cuda::context(ordinal as usize)?;
-            let kernels = condensed_rope::cuda::Kernels::load(&context)?;
+            let kernels = condensed_rope::cuda::Kernels::of_device(ordinal as usize)?;
             // SAFETY: the caller's promise.
             unsafe { out.write(Box::into_raw(Box::new(crope_kernels(Backend::Cuda(kernels))))) };
             Ok(())

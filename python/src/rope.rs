@@ -185,7 +185,7 @@ pub fn prepare(device: i32) -> PyResult<()> {
 mod cuda {
     use std::sync::Mutex;
 
-    use condensed_rope::cuda::{Kernels, context};
+    use condensed_rope::cuda::Kernels;
     use pyo3::PyResult;
 
     use crate::raised;
@@ -198,8 +198,7 @@ mod cuda {
         if let Some(Some(kernels)) = loaded.get(ordinal) {
             return Ok(kernels.clone());
         }
-        let kernels = context(ordinal).and_then(|context| Kernels::load(&context));
-        let kernels = kernels.map_err(raised)?;
+        let kernels = Kernels::of_device(ordinal).map_err(raised)?;
         if loaded.len() <= ordinal {
             loaded.resize(ordinal + 1, None);
         }

@@ -90,6 +90,12 @@ pub(super) struct Current {
 }
 
 impl Current {
+    /// Whatever becomes current meanwhile. The driver's library is there.
+    pub fn kept() -> Self {
+        // A driver that nobody has initialised has none.
+        Self { before: result::ctx::get_current().unwrap_or(None), changed: true }
+    }
+
     pub fn enter(context: &CudaContext) -> std::result::Result<Self, DriverError> {
         let before = result::ctx::get_current()?;
         let changed = before != Some(context.cu_ctx());

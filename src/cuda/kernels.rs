@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
 use cudarc::driver::{CudaContext, DriverError, result};
 
-use super::context::{Current, OutsideCaptures, driver};
+use super::context::{Current, OutsideCaptures, driver, library};
 use crate::plan::{DeviceProps, Kernel, Launch, Pdl, Variant};
 use crate::{Error, Result};
 
@@ -77,6 +77,19 @@ impl Kernels {
         let has_pdl = capability >= (9, 0);
         let (context, _modules) = (context.clone(), modules);
         Ok(Self(Arc::new(Loaded { context, device, has_pdl, _modules, functions })))
+    }
+
+    /// Loads the kernels into the primary context of device `ordinal`, which the CUDA runtime and torch use, and leaves the
+    /// caller's context current: for callers that have no cudarc context of their own.
+    ///
+    /// # Errors
+    /// Those of [`context`](super::context) and [`load`](Self::load).
+    pub fn of_device(ordinal: usize) -> Result<Self> {
+        if library().is_none() {
+            return Err(Error::NoDriver);
+        }
+        let _current = Current::kept();
+        Self::load(&super::context(ordinal)?)
     }
 
     /// The context they were loaded into: the very handle.

@@ -107,6 +107,10 @@ fn leaves_current(other: &Arc<CudaContext>) {
         let unchanged = |what: &str| assert_eq!(current(), before, "after {what}");
         let kernels = Kernels::load(&context).expect("kernels load");
         unchanged("loading the kernels");
+        let of_device = Kernels::of_device(0).expect("kernels load");
+        assert_eq!(of_device.context().ordinal(), 0);
+        Kernels::of_device(99).expect_err("no such device");
+        unchanged("loading a device's kernels");
         let rope = Rope::new(&kernels, &frequencies, Pairing::HalfSplit).expect("room");
         unchanged("making a rope");
         let layout = Layout::thd(2, 3, 128);
