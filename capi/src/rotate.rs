@@ -127,12 +127,23 @@ fn spec(rope: &crope_rope) -> Result<RopeSpec, Failure> {
     Ok(spec.with_direction(direction))
 }
 
+/// A rope over the words that C keeps.
+///
 /// # Safety
-/// The rope's words are alive until the call, and what it launches, has ended.
-unsafe fn borrowing(kernels: &Backend, rope: &crope_rope) -> Result<AnyRope, Failure> {
+/// Both are NULL or alive; the rope's words are alive until the call, and what it launches, has ended.
+unsafe fn borrowing(
+    kernels: *const crope_kernels,
+    rope: *const crope_rope,
+) -> Result<AnyRope, Failure> {
+    // SAFETY: the caller's promise.
+    let kernels = unsafe { kernels.as_ref() };
+    let kernels = kernels.ok_or_else(|| argument("kernels", "an object: given NULL"))?;
+    // SAFETY: the caller's promise.
+    let rope = unsafe { sized("rope", rope) }?;
+    let rope = rope.ok_or_else(|| argument("rope", "a struct: given NULL"))?;
     let (address, spec) = (rope.words.expose_provenance() as u64, spec(rope)?);
     let len = usize::try_from(rope.words_len).unwrap_or(usize::MAX);
-    Ok(match kernels {
+    Ok(match &kernels.0 {
         // SAFETY: the caller's promise.
         Backend::Cpu => unsafe { cpu::Rope::borrowing(address, len, spec) }?.into(),
         #[cfg(feature = "cuda")]
@@ -211,11 +222,7 @@ pub unsafe extern "C" fn crope_rotate(
 ) -> i32 {
     status(|| {
         // SAFETY: the caller's promise.
-        let kernels = unsafe { kernels.as_ref() };
-        let kernels = kernels.ok_or_else(|| argument("kernels", "an object: given NULL"))?;
-        // SAFETY: the caller's promise.
-        let rope = unsafe { sized("rope", rope) }?;
-        let rope = rope.ok_or_else(|| argument("rope", "a struct: given NULL"))?;
+        let rope = unsafe { borrowing(kernels, rope) }?;
         // SAFETY: the caller's promise.
         let q = unsafe { sized("q", q) }?.map(|q| operand("q", q)).transpose()?;
         // SAFETY: the caller's promise.
@@ -224,8 +231,6 @@ pub unsafe extern "C" fn crope_rotate(
         let given = unsafe { sized("positions", positions) }?;
         let given = given.ok_or_else(|| argument("positions", "a struct: given NULL"))?;
         let positions = self::positions(given)?;
-        // SAFETY: the caller's promise.
-        let rope = unsafe { borrowing(&kernels.0, rope) }?;
         // SAFETY: the caller's promise.
         Ok(unsafe { rope.rotate_raw(stream, q, k, positions) }?)
     })
@@ -248,11 +253,7 @@ pub unsafe extern "C" fn crope_cos_sin(
 ) -> i32 {
     status(|| {
         // SAFETY: the caller's promise.
-        let kernels = unsafe { kernels.as_ref() };
-        let kernels = kernels.ok_or_else(|| argument("kernels", "an object: given NULL"))?;
-        // SAFETY: the caller's promise.
-        let rope = unsafe { sized("rope", rope) }?;
-        let rope = rope.ok_or_else(|| argument("rope", "a struct: given NULL"))?;
+        let rope = unsafe { borrowing(kernels, rope) }?;
         let dtype = match dtype {
             CROPE_F32 => Dtype::F32,
             CROPE_F16 => Dtype::F16,
@@ -262,10 +263,8 @@ pub unsafe extern "C" fn crope_cos_sin(
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
         let address = |at: *mut c_void| RawBuffer::unbounded(at.expose_provenance() as u64);
         // SAFETY: the caller's promise.
-        let own = unsafe { borrowing(&kernels.0, rope) }?;
-        // SAFETY: the caller's promise.
         let written =
-            unsafe { own.cos_sin_raw(stream, dtype, start, rows, address(cos), address(sin)) };
+            unsafe { rope.cos_sin_raw(stream, dtype, start, rows, address(cos), address(sin)) };
         Ok(written?)
     })
 }
