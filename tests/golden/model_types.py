@@ -404,4 +404,5 @@ def main():
           f'"not_run": {{\n{rows(not_run)}\n}}}}')
 
 
-main()
+if __name__ == "__main__":
+    main()
