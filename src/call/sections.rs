@@ -258,8 +258,9 @@ mod tests {
             let turns = Sections::interleaved(sizes).expect("small");
             assert_eq!(axes(&turns), slices, "{sizes:?}");
             let [time, height, width] = sizes;
+            let stack = Sections::height_width_then_time(sizes).expect("small");
+            assert_eq!(stack.sizes(), sizes);
             if height == width {
-                let stack = Sections::height_width_then_time(sizes).expect("small");
                 let expected = [[1, 2].repeat(height), vec![0; time]].concat();
                 assert_eq!(axes(&stack), expected, "{sizes:?}");
             }

@@ -161,12 +161,11 @@ pub const MUTANTS: &[Mutant] = &[
     s(POSITIONS, "cu_seqlens.check(CU_SEQLENS)?;", ""),
     s(POSITIONS, "per_sequence(STARTS, sequences, starts)?;", ""),
     s(POSITIONS, "sections.check(rotary_dim / 2)?;", ""),
-    e(
-        SECTIONS,
-        "usize::from(pair >= time) + usize::from(pair >= time + height)",
-        "usize::from(pair >= time) + usize::from(pair >= height)",
-    ),
-    e(SECTIONS, "pair < 3 * width", "pair < 3 * height"),
+    e(SECTIONS, "pair >= end", "pair > end"),
+    e(SECTIONS, "pair < axes * sizes[axis]", "pair < axes * sizes[1]"),
+    e(SECTIONS, "1 + pair % 2", "2 - pair % 2"),
+    e(SECTIONS, "usize::from(width > height)", "usize::from(height > width)"),
+    e(SECTIONS, "axis >= axes", "axis > axes"),
     e(PAIRING, "(factor, -factor)", "(factor, factor)"),
     e(SPEC, "expected != len", "expected > len"),
     e(DTYPE, "0x7fff + ((bits >> 16) & 1)", "0x8000"),
@@ -290,7 +289,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(HF_LAYERS, "rotates != 0", "rotates == 0"),
     e(HF_FIELDS, "seen.contains(&self.name(key))", "true"),
     e(CLI_POSITIONS, "Ok((positions, last(values)))", "Ok((positions, seq))"),
-    e(CLI_POSITIONS, "(axes - 3) * one", "0"),
+    e(CLI_POSITIONS, "extra * one", "0"),
     e(
         CLI_FILES,
         "OpenOptions::new().write(true).create_new(true).open(&part)",
@@ -342,9 +341,10 @@ pub const MUTANTS: &[Mutant] = &[
     e(K_FRAGMENT, "range.step * rows.head", "rows.head"),
     e(
         K_ANGLES,
-        "code & 2 ? along[2] : code & 1 ? along[1] : along[0]",
+        "code & 2 ? high : code & 1 ? along[1] : along[0]",
         "code & 1 ? along[1] : along[0]",
     ),
+    e(K_ANGLES, "COUNT > 3 && !(code & 1) ? along[2] : last", "last"),
     e(K_ANGLES, "steps[first + i]", "steps[i]"),
     e(K_PASS, "(i < before ? i : i + rotated) - before", "i - before"),
 ];
