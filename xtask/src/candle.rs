@@ -101,6 +101,10 @@ pub fn bundle() -> Result<()> {
             let _ = run::output(Command::new("strip").arg(&to));
         }
     }
+    for from in model()? {
+        let to = folder.join(from.file_name().unwrap_or_default());
+        fs::copy(&from, &to).map_err(|error| format!("{}: {error}", from.display()))?;
+    }
     println!("in {}: tests, run with --include-ignored, and llama", folder.display());
     println!("they need libcublas and libcurand of CUDA 13 in LD_LIBRARY_PATH");
     Ok(())
