@@ -181,8 +181,8 @@ impl Rope {
     pub fn cos_sin(&self, start: i64, rows: usize, dtype: DType) -> Result<(Tensor, Tensor)> {
         let (pairs, stream) = (self.rotary_dim() / 2, Stream::of(&self.device));
         let kind = element("cos", dtype)?;
-        let len = rows.checked_mul(2 * pairs).filter(|&n| n <= isize::MAX as usize / 8);
         let limit = isize::MAX as usize / 8;
+        let len = rows.checked_mul(2 * pairs).filter(|&n| n <= limit);
         let too_large = Error::TooLarge { tensor: "cos", what: "the number of rows", limit };
         let len = len.ok_or_else(|| wrap(too_large))?;
         let (mut cos, mut sin) =

@@ -1,6 +1,8 @@
 //! The example's model against transformers' Llama, Qwen 3 and Mistral, for tiny random checkpoints
 //! (`tests/parity/make.py`): logits, greedy tokens, and decoding by steps.
 
+#[macro_use]
+mod on_devices;
 #[allow(dead_code)]
 #[path = "../examples/llama/model.rs"]
 mod model;
@@ -129,22 +131,6 @@ fn a_condense_ratio_is_linear_scaling(device: &Device) -> Result<()> {
         assert!(RotaryEmbedding::from_json(&linear.config, Some(ratio), device).is_err());
     }
     Ok(())
-}
-
-macro_rules! on_devices {
-    ($($name:ident),+ $(,)?) => {
-        mod cpu {
-            $(#[test] fn $name() -> candle_core::Result<()> { super::$name(&super::Device::Cpu) })+
-        }
-        #[cfg(feature = "cuda")]
-        mod cuda {
-            $(
-                #[test]
-                #[ignore = "needs a CUDA GPU"]
-                fn $name() -> candle_core::Result<()> { super::$name(&super::Device::new_cuda(0)?) }
-            )+
-        }
-    };
 }
 
 on_devices!(

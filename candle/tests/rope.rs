@@ -1,5 +1,8 @@
 //! Every way into a rotation of candle tensors gives the same bits, those of the core; gradients, refusals, locks.
 
+#[macro_use]
+mod on_devices;
+
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,23 +13,6 @@ use half::{bf16, f16};
 const BHSD: DimOrder = DimOrder::Bhsd;
 const PAIRINGS: [Pairing; 2] = [Pairing::HalfSplit, Pairing::Interleaved];
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-
-/// Each test on the CPU, and on a GPU where candle was built for one.
-macro_rules! on_devices {
-    ($($name:ident),+ $(,)?) => {
-        mod cpu {
-            $(#[test] fn $name() -> candle_core::Result<()> { super::$name(&super::Device::Cpu) })+
-        }
-        #[cfg(feature = "cuda")]
-        mod cuda {
-            $(
-                #[test]
-                #[ignore = "needs a CUDA GPU"]
-                fn $name() -> candle_core::Result<()> { super::$name(&super::Device::new_cuda(0)?) }
-            )+
-        }
-    };
-}
 
 on_devices!(
     every_way_gives_the_same_bits,

@@ -37,6 +37,12 @@ pub const TRANSFORMERS_VERSION: &str = hf::TRANSFORMERS_VERSION;
 
 use crate::{Direction, FrequencySchedule, Pairing, Sections};
 
+/// Types of layers, as transformers names them.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+/// Far more than any model has, so that a file cannot ask for memory without end.
+const MAX_LAYERS: usize = 4096;
+
 /// What a `config.json` or a GGUF file says of rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

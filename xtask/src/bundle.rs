@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -30,18 +30,12 @@ pub fn bundle() -> Result<()> {
     ] {
         run::step(&format!("building the {what}"));
         let mut command = run::cargo(arguments);
-        command.arg("--message-format=json-render-diagnostics");
         nvcc.put_in(&mut command);
         libtorch.put_in(&mut command);
         flashinfer.put_in(&mut command);
-        command.stderr(std::process::Stdio::inherit());
-        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("{command:?} ended with {}", output.status));
-        }
         let tests = what.starts_with("tests");
         let folder = if tests { folder.join("tests") } else { folder.clone() };
-        for (name, kind, path) in executables(&String::from_utf8_lossy(&output.stdout)) {
+        for (name, kind, path) in built_by(&mut command)? {
             // The library's own unit tests come with benches too; once is enough. And the program has none.
             let again = what == "benches" && name == "condensed_rope";
             if again || (tests && kind == "bin") {
@@ -74,8 +68,18 @@ pub fn bundle() -> Result<()> {
     Ok(())
 }
 
-/// Names, kinds and paths of the executables that a cargo command built, from its JSON messages.
-pub fn executables(messages: &str) -> Vec<(String, String, PathBuf)> {
+/// Names, kinds and paths of the executables that a cargo command builds.
+pub fn built_by(command: &mut Command) -> Result<Vec<(String, String, PathBuf)>> {
+    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?} ended with {}", output.status));
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The same from its JSON messages.
+fn executables(messages: &str) -> Vec<(String, String, PathBuf)> {
     let message = |line: &str| -> Option<(String, String, PathBuf)> {
         let message: Value = serde_json::from_str(line).ok()?;
         let path = message["executable"].as_str()?;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::toolchain;
 use crate::{Result, bundle, run};
@@ -82,7 +82,6 @@ pub fn bundle() -> Result<()> {
         ));
         let mut command = run::cargo(arguments);
         command.args(CRATE).args(["--release", "--target", TARGET, "--target-dir"]).arg(&target);
-        command.arg("--message-format=json-render-diagnostics");
         with_toolkit(&mut command, &nvcc.path, &toolkit);
         // The driver's symbols are found where it runs.
         let flags = format!(
@@ -90,12 +89,7 @@ pub fn bundle() -> Result<()> {
              -C link-arg=-Wl,--unresolved-symbols=ignore-all",
             stubs.display()
         );
-        command.env("RUSTFLAGS", flags).stderr(Stdio::inherit());
-        let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("{command:?} ended with {}", output.status));
-        }
-        for (name, _, path) in bundle::executables(&String::from_utf8_lossy(&output.stdout)) {
+        for (name, _, path) in bundle::built_by(command.env("RUSTFLAGS", flags))? {
             let to = folder.join(name);
             fs::copy(&path, &to).map_err(|error| format!("{}: {error}", path.display()))?;
             let _ = run::output(Command::new("strip").arg(&to));

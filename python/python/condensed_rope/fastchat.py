@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from . import _core
+from . import _core, ops
 from ._core import Frequencies
 
 
@@ -24,8 +24,7 @@ class CondenseRotaryEmbedding(torch.nn.Module):
         plain = Frequencies(dim, float(base)).inv_freq
         self.register_buffer("inv_freq", torch.tensor(plain, dtype=torch.float32, device=device))
         self.max_seq_len_cached = max_position_embeddings * ratio
-        with torch.device("cpu"):
-            self._words = torch.frombuffer(bytearray(self._frequencies.words()), dtype=torch.int64).clone()
+        self._words = ops.steps_of(self._frequencies)
 
     def forward(self, x, seq_len=None):
         if seq_len is None:
@@ -37,10 +36,7 @@ class CondenseRotaryEmbedding(torch.nn.Module):
         dtype = x.dtype if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float32
         table = torch.empty(2, rows, dim, dtype=dtype, device=x.device)
         words = self._words.to(x.device)
-        index, stream = -1, 0
-        if x.device.type == "cuda":
-            index = x.device.index
-            stream = torch._C._cuda_getCurrentRawStream(index)
+        index, stream = ops.place(x.device)
         count = rows * dim
         _core.cos_sin(index, stream, (words.data_ptr(), words.numel()), (dim, 1, False, False, 1.0),
                       str(dtype).removeprefix("torch."), 0, rows, (table[0].data_ptr(), count), (table[1].data_ptr(), count))

@@ -35,6 +35,13 @@ def steps_of(frequencies: Frequencies) -> torch.Tensor:
         return torch.frombuffer(bytearray(frequencies.words()), dtype=torch.int64).clone()
 
 
+def place(device: torch.device) -> tuple[int, int]:
+    """Number and torch's current stream of a device, as calls take them; -1 is the CPU."""
+    if device.type == "cpu":
+        return -1, 0
+    return device.index, torch._C._cuda_getCurrentRawStream(device.index)
+
+
 def _given(tensor, device):
     if tensor.device != device:
         raise ValueError(f"expected all tensors on {device}: given one on {tensor.device}")
@@ -46,11 +53,7 @@ def _given(tensor, device):
 
 def _launch(q, k, q_out, k_out, ids, steps, seq_dim, rotary_dim, rotary_offset, interleaved, inverse, factor):
     device = q.device
-    if device.type == "cpu":
-        index, stream = -1, 0
-    else:
-        index = device.index
-        stream = torch._C._cuda_getCurrentRawStream(index)
+    index, stream = place(device)
     if steps.device != device or steps.dtype is not torch.int64 or not steps.is_contiguous():
         raise ValueError(f"expected steps as contiguous int64 on {device}: given {steps.dtype} on {steps.device}")
     count = steps.numel()

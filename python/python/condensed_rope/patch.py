@@ -125,9 +125,9 @@ def _steps_of(module, ratio: float) -> torch.Tensor:
     config = getattr(module, "config", None)
     if config is None:
         raise Nonconforming(f"{type(module).__name__} has no config")
-    text = json.dumps(config.to_dict(), default=str)
-    frequencies = Config.from_json(text).condensed(float(ratio)).frequencies()
-    groups = [group for group in Config.from_json(text).groups if group["rotates"]]
+    said = Config.from_json(json.dumps(config.to_dict(), default=str)).condensed(float(ratio))
+    frequencies = said.frequencies()
+    groups = [group for group in said.groups if group["rotates"]]
     if any(group["pairing"] != "half-split" or group["inverse"] for group in groups):
         raise Nonconforming(f"{type(module).__name__}: its channels do not pair as Llama's")
     own = getattr(module, "inv_freq", None)

@@ -6,16 +6,11 @@ use std::collections::BTreeSet;
 use super::architectures::{Architecture, Full, Layers};
 use super::file::{File, LONG, ROPE_FREQS, SHORT, Value};
 use crate::config::error::{ConfigError, Result};
-use crate::config::{Config, Explicit, LayerGroup, Rotary, Shape};
+use crate::config::{Config, Explicit, FULL, LayerGroup, MAX_LAYERS, Rotary, SLIDING, Shape};
 use crate::{
     Direction, FrequencySchedule, Linear, LongRope, Pairing, RopeScaling, SectionOrder, Sections,
     Yarn,
 };
-
-const FULL: &str = "full_attention";
-const SLIDING: &str = "sliding_attention";
-/// Far more than any model has.
-const MAX_LAYERS: usize = 4096;
 
 pub(super) fn read(file: &File, explicit: Explicit) -> Result<Config> {
     let name = match file.metadata.get("general.architecture") {

@@ -3,6 +3,7 @@
 use super::fields::Fields;
 use super::models::{Full, Model, Sliding, Without};
 use crate::config::error::{ConfigError, Result};
+use crate::config::{FULL, MAX_LAYERS, SLIDING};
 
 /// Layers of one type that all rotate, or all do not.
 pub(super) struct Layers {
@@ -13,14 +14,9 @@ pub(super) struct Layers {
     pub base: Option<f64>,
 }
 
-pub(super) const FULL: &str = "full_attention";
-pub(super) const SLIDING: &str = "sliding_attention";
 /// Types of layers without attention, which are in no group.
 const OTHERS: [&str; 7] =
     ["linear_attention", "conv", "mamba", "mamba2", "recurrent", "moe", "mlp"];
-
-/// Far more than any model has, so that a file cannot ask for memory without end.
-const MAX_LAYERS: usize = 4096;
 
 /// Number of layers, where the file says it.
 pub(super) fn count(top: &Fields) -> Result<Option<usize>> {

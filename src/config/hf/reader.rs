@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Seen, Sources, agreed};
-use super::layers::{self, FULL, Layers, SLIDING};
+use super::layers::{self, Layers};
 use super::models::{Model, Sliding};
 use super::{deepseek_v4, scaling};
 use crate::config::error::{ConfigError, Result};
-use crate::config::{Config, Explicit, LayerGroup, Rotary, Shape};
+use crate::config::{Config, Explicit, FULL, LayerGroup, Rotary, SLIDING, Shape};
 use crate::{FrequencySchedule, Pairing, RopeScaling, SectionOrder, Sections};
 
 /// Where multimodal models keep the language model's part.
