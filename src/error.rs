@@ -375,6 +375,8 @@ errors! {
         /// Number of rotated channels.
         given: usize,
     } => "rotary_dim of a rope of two axes must be a multiple of 4 up to {MAX_HEAD_DIM}: given {given}";
+    /// No context is current on the calling thread.
+    48 NoContext => "expected a CUDA context that is current on this thread: given none";
 }
 
 /// `Result` with this crate's [`Error`].

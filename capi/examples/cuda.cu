@@ -2,9 +2,10 @@
 // what the CPU makes, bit for bit.
 //
 //   cargo xtask install --prefix DIR
-//   nvcc -I DIR/include -L DIR/lib -lcondensed_rope -o cuda capi/examples/cuda.cu && LD_LIBRARY_PATH=DIR/lib ./cuda
+//   nvcc -I DIR/include -L DIR/lib -lcondensed_rope -lcuda -o cuda capi/examples/cuda.cu && LD_LIBRARY_PATH=DIR/lib ./cuda
 
 #include <condensed_rope.h>
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -21,6 +22,7 @@
             std::exit(1);                                                                       \
         }                                                                                       \
     } while (0)
+#define DRIVER(call) CHECK((call) == CUDA_SUCCESS)
 #define ROPE(call)                                                                              \
     do {                                                                                        \
         if ((call) != 0) {                                                                      \
@@ -58,10 +60,11 @@ int main() {
     crope_frequencies* frequencies;
     ROPE(crope_frequencies_new(DIM, 10000.0, &frequencies));
     ROPE(crope_frequencies_condense(frequencies, 8.0));
+    const crope_frequencies* only = frequencies;
     uint64_t count;
-    ROPE(crope_words_len(DIM, &count));
+    ROPE(crope_words_len(DIM, 1, &count));
     std::vector<uint64_t> words(count);
-    ROPE(crope_words_write(frequencies, words.data(), count));
+    ROPE(crope_words_write(&only, 1, words.data(), count));
     crope_rope rope = {};
     rope.size = sizeof rope, rope.words_len = count, rope.rotary_dim = DIM;
     rope.factor = crope_frequencies_factor(frequencies);
@@ -140,7 +143,45 @@ int main() {
         crope_kernels_free(kernels[device]);
         std::printf("device %d: the CPU's bits, replayed with other positions\n", device);
     }
+    // In a context that is nobody's primary one, borrowed while it is current; and in the primary one, asked for so.
+    for (const bool primary : {false, true}) {
+        CUcontext context;
+        if (primary) CUDA(cudaSetDevice(0));
+        else DRIVER(cuCtxCreate(&context, nullptr, 0, 0));
+        DRIVER(cuCtxGetCurrent(&context));
+        crope_kernels* borrowed;
+        ROPE(crope_kernels_cuda_current(&borrowed));
+        CUdeviceptr q_on, ids_on, words_on;
+        DRIVER(cuMemAlloc(&q_on, q.size() * 2));
+        DRIVER(cuMemAlloc(&ids_on, TOKENS * 4));
+        DRIVER(cuMemAlloc(&words_on, count * 8));
+        DRIVER(cuMemcpyHtoD(q_on, q.data(), q.size() * 2));
+        DRIVER(cuMemcpyHtoD(ids_on, ids[0].data(), TOKENS * 4));
+        DRIVER(cuMemcpyHtoD(words_on, words.data(), count * 8));
+        rope.words = reinterpret_cast<const uint64_t*>(words_on);
+        const crope_heads q_heads = heads(reinterpret_cast<void*>(q_on), Q_HEADS);
+        const crope_positions positions = ids_at(reinterpret_cast<const void*>(ids_on));
+        ROPE(crope_check(borrowed, &rope, &q_heads, nullptr, &positions));
+        // From a thread that has no context current.
+        CUcontext now;
+        DRIVER(cuCtxSetCurrent(nullptr));
+        ROPE(crope_rotate(borrowed, nullptr, &rope, &q_heads, nullptr, &positions));
+        DRIVER(cuCtxGetCurrent(&now));
+        CHECK(now == nullptr);
+        DRIVER(cuCtxSetCurrent(context));
+        std::vector<__nv_bfloat16> q_out(q.size());
+        DRIVER(cuMemcpyDtoH(q_out.data(), q_on, q.size() * 2));
+        CHECK(std::memcmp(q_out.data(), q_true[0].data(), q.size() * 2) == 0);
+        crope_kernels_free(borrowed);
+        DRIVER(cuCtxGetCurrent(&now));
+        CHECK(now == context);
+        if (!primary) DRIVER(cuCtxDestroy(context));
+        std::printf("%s context, borrowed: the CPU's bits\n", primary ? "the primary" : "another");
+    }
     crope_kernels* none;
+    DRIVER(cuCtxSetCurrent(nullptr));
+    CHECK(crope_kernels_cuda_current(&none) != 0);
+    std::printf("no context: %s\n", crope_last_error());
     CHECK(crope_kernels_cuda(99, &none) != 0);
     std::printf("device 99: %s\n", crope_last_error());
     crope_kernels_free(cpu);

@@ -12,6 +12,9 @@
 // A defect of the library: report it.
 #define CROPE_PANIC 2002
 
+// The most pairs that a head can have.
+#define CROPE_MAX_PAIRS 512
+
 #define CROPE_PAIRING_HALF_SPLIT 0
 
 #define CROPE_PAIRING_INTERLEAVED 1
@@ -40,6 +43,19 @@
 // Sequences end to end: `cu_seqlens` (i32, `sequences + 1` of them), and `ids` their first positions, or NULL for 0.
 #define CROPE_RAGGED 3
 
+// M-RoPE: `ids[axis * axis_stride + b * ids_stride + s]`, pair `j` by axis `axis_of_pair[j]`.
+#define CROPE_AXES 4
+
+// The launch waits for the one before it to end.
+#define CROPE_PDL_OFF 0
+
+// The launch may begin while the one before it on the stream ends, and waits for its results (programmatic dependent
+// launch).
+#define CROPE_PDL_ON 1
+
+// The same, and positions are older than the launch before it: they are read without waiting.
+#define CROPE_PDL_POSITIONS_READY 2
+
 // How fast each channel pair turns. Made by `crope_frequencies_*`, freed by `crope_frequencies_free`.
 struct crope_frequencies;
 
@@ -58,6 +74,10 @@ struct crope_layer {
   uint32_t pairing;
   // 1 where the class turns backwards.
   uint32_t inverse;
+  // Positions of a token (M-RoPE: 3); 1 in all other models.
+  uint64_t axes;
+  // By which of them each pair turns: for `crope_positions.axis_of_pair`.
+  uint8_t axis_of_pair[CROPE_MAX_PAIRS];
 };
 
 // What a rope is.
@@ -74,8 +94,10 @@ struct crope_rope {
   uint32_t pairing;
   // 1 turns backwards.
   uint32_t inverse;
-  // 0.
-  uint32_t reserved;
+  // A `CROPE_PDL_*`; the CPU has none.
+  uint32_t pdl;
+  // Sets of frequencies in the words; 0 is 1.
+  uint64_t sets;
 };
 
 // Heads of q or k; strides in elements, channels contiguous.
@@ -103,7 +125,7 @@ struct crope_heads {
 struct crope_positions {
   // `sizeof(struct crope_positions)`.
   uint64_t size;
-  // A `CROPE_CONSECUTIVE`, `CROPE_IDS`, `CROPE_STARTS` or `CROPE_RAGGED`.
+  // A `CROPE_CONSECUTIVE`, `CROPE_IDS`, `CROPE_STARTS`, `CROPE_RAGGED` or `CROPE_AXES`.
   uint32_t kind;
   // Of `ids`: a `CROPE_I32`, `CROPE_I64` or `CROPE_U32`.
   uint32_t ids_dtype;
@@ -115,6 +137,19 @@ struct crope_positions {
   int64_t start;
   const int32_t *cu_seqlens;
   uint64_t cu_seqlens_len;
+  // By which set of frequencies each sequence turns, one index a sequence; NULL: all by the first.
+  const void *sets;
+  uint64_t sets_len;
+  // A `CROPE_I32`, `CROPE_I64` or `CROPE_U32`.
+  uint32_t sets_dtype;
+  // Positions of a token, of `CROPE_AXES`: 1 to 4.
+  uint32_t axes;
+  // From one axis' ids to the next one's.
+  int64_t axis_stride;
+  // By which axis each pair turns, on the host: `crope_layer.axis_of_pair`, say.
+  const uint8_t *axis_of_pair;
+  // As many as the rope has pairs.
+  uint64_t pairs;
 };
 
 #ifdef __cplusplus
@@ -168,17 +203,19 @@ int32_t crope_frequencies_condense(struct crope_frequencies *frequencies, double
 // `frequencies` is NULL or came from this library, and is not used again.
 void crope_frequencies_free(struct crope_frequencies *frequencies);
 
-// Number of 64-bit words of a rope of one set of frequencies.
+// Number of 64-bit words of a rope of `sets` sets of frequencies.
 //
 // # Safety
 // `out` is NULL or where a number may be written.
-int32_t crope_words_len(uint64_t rotary_dim, uint64_t *out);
+int32_t crope_words_len(uint64_t rotary_dim, uint64_t sets, uint64_t *out);
 
-// Writes the words that kernels read: the engine owns them, uploads them once, and rewrites them by a copy.
+// Writes the words that kernels read, of one set of frequencies or of several of one rotary dimension: the engine owns
+// them, uploads them once, and rewrites them by a copy.
 //
 // # Safety
-// `frequencies` is NULL or alive; `words` is NULL or has room for `len` words.
-int32_t crope_words_write(const struct crope_frequencies *frequencies,
+// `frequencies` is NULL or holds `sets` pointers, each NULL or alive; `words` is NULL or has room for `len` words.
+int32_t crope_words_write(const struct crope_frequencies *const *frequencies,
+                          uint64_t sets,
                           uint64_t *words,
                           uint64_t len);
 
@@ -202,6 +239,13 @@ int32_t crope_kernels_cpu(struct crope_kernels **out);
 int32_t crope_kernels_cuda(uint32_t ordinal,
                            struct crope_kernels **out);
 
+// The kernels in the calling thread's current context, whoever made it.
+//
+// # Safety
+// `out` is NULL or where a pointer may be written. Unless it is a device's primary context, the context is destroyed after
+// the kernels have been freed.
+int32_t crope_kernels_cuda_current(struct crope_kernels **out);
+
 // Frees them; NULL is nothing. What they launched may still run.
 //
 // # Safety
@@ -219,6 +263,17 @@ int32_t crope_rotate(const struct crope_kernels *kernels,
                      const struct crope_heads *q,
                      const struct crope_heads *k,
                      const struct crope_positions *positions);
+
+// Every check of `crope_rotate`, and nothing else: no address is read or written but those of the structs and of
+// `axis_of_pair`, and nothing is launched.
+//
+// # Safety
+// Structs are alive and begin with their sizes.
+int32_t crope_check(const struct crope_kernels *kernels,
+                    const struct crope_rope *rope,
+                    const struct crope_heads *q,
+                    const struct crope_heads *k,
+                    const struct crope_positions *positions);
 
 // Writes cos and sin `[rows, rotary_dim]` of the positions from `start` on.
 //

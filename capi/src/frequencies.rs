@@ -4,6 +4,7 @@ use condensed_rope::config::Config;
 use condensed_rope::{Direction, Frequencies, Pairing, PhaseWords};
 
 use crate::error::{Failure, argument, status};
+use crate::sized::{Versioned, write_sized};
 
 /// How fast each channel pair turns. Made by `crope_frequencies_*`, freed by `crope_frequencies_free`.
 #[allow(non_camel_case_types)]
@@ -11,6 +12,7 @@ pub struct crope_frequencies(Frequencies);
 
 /// What a config says of the layers of a type.
 #[repr(C)]
+#[derive(Clone, Copy)]
 #[allow(non_camel_case_types)]
 pub struct crope_layer {
     /// `sizeof(struct crope_layer)`.
@@ -23,7 +25,19 @@ pub struct crope_layer {
     pub pairing: u32,
     /// 1 where the class turns backwards.
     pub inverse: u32,
+    /// Positions of a token (M-RoPE: 3); 1 in all other models.
+    pub axes: u64,
+    /// By which of them each pair turns: for `crope_positions.axis_of_pair`.
+    pub axis_of_pair: [u8; CROPE_MAX_PAIRS],
 }
+
+// SAFETY: it begins with its size, its fields leave no gaps, and are numbers.
+unsafe impl Versioned for crope_layer {}
+
+/// The most pairs that a head can have.
+pub const CROPE_MAX_PAIRS: usize = 512;
+/// No rope has more sets of frequencies, so that no wrong number leads far beyond what is there.
+const MAX_SETS: u64 = 1 << 20;
 
 pub const CROPE_PAIRING_HALF_SPLIT: u32 = 0;
 pub const CROPE_PAIRING_INTERLEAVED: u32 = 1;
@@ -82,7 +96,7 @@ pub unsafe extern "C" fn crope_frequencies_from_inv_freq(
             return Err(argument("inv_freq", "an aligned address"));
         }
         // The most there can be, so that no wrong number leads beyond what is there by much.
-        if pairs > 512 {
+        if pairs > CROPE_MAX_PAIRS as u64 {
             return Err(argument("pairs", "at most 512"));
         }
         // SAFETY: the caller's promise.
@@ -116,21 +130,24 @@ pub unsafe extern "C" fn crope_frequencies_from_config(
         let config = if ratio == 1.0 { config } else { config.condensed(ratio)? };
         let rotary = config.rotary(layer_type)?;
         if !layer.is_null() {
-            // SAFETY: the caller's promise: the field is there in any version.
-            let given = unsafe { (*layer).size };
-            if given != size_of::<crope_layer>() as u64 {
-                return Err(argument("layer->size", "sizeof(struct crope_layer)"));
+            let mut axis_of_pair = [0; CROPE_MAX_PAIRS];
+            if let Some(sections) = &rotary.sections {
+                for (pair, axis) in axis_of_pair.iter_mut().take(sections.pairs()).enumerate() {
+                    *axis = sections.axis(pair) as u8;
+                }
             }
             let said = crope_layer {
-                size: given,
+                size: 0,
                 head_dim: rotary.head_dim as u64,
                 rotary_offset: rotary.rotary_offset as u64,
                 rotary_dim: rotary.rotary_dim as u64,
                 pairing: u32::from(rotary.pairing == Pairing::Interleaved),
                 inverse: u32::from(rotary.direction == Direction::Inverse),
+                axes: rotary.sections.as_ref().map_or(1, |sections| sections.axes() as u64),
+                axis_of_pair,
             };
             // SAFETY: the caller's promise.
-            unsafe { layer.write(said) };
+            unsafe { write_sized("layer", layer, said) }?;
         }
         let frequencies = rotary.schedule.frequencies().clone();
         // SAFETY: the caller's promise.
@@ -168,14 +185,14 @@ pub unsafe extern "C" fn crope_frequencies_free(frequencies: *mut crope_frequenc
     }
 }
 
-/// Number of 64-bit words of a rope of one set of frequencies.
+/// Number of 64-bit words of a rope of `sets` sets of frequencies.
 ///
 /// # Safety
 /// `out` is NULL or where a number may be written.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn crope_words_len(rotary_dim: u64, out: *mut u64) -> i32 {
+pub unsafe extern "C" fn crope_words_len(rotary_dim: u64, sets: u64, out: *mut u64) -> i32 {
     status(|| {
-        let len = PhaseWords::len_of(size(rotary_dim), 1)?;
+        let len = PhaseWords::len_of(size(rotary_dim), size(sets))?;
         if out.is_null() {
             return Err(argument("out", "an address: given NULL"));
         }
@@ -185,20 +202,30 @@ pub unsafe extern "C" fn crope_words_len(rotary_dim: u64, out: *mut u64) -> i32 
     })
 }
 
-/// Writes the words that kernels read: the engine owns them, uploads them once, and rewrites them by a copy.
+/// Writes the words that kernels read, of one set of frequencies or of several of one rotary dimension: the engine owns
+/// them, uploads them once, and rewrites them by a copy.
 ///
 /// # Safety
-/// `frequencies` is NULL or alive; `words` is NULL or has room for `len` words.
+/// `frequencies` is NULL or holds `sets` pointers, each NULL or alive; `words` is NULL or has room for `len` words.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn crope_words_write(
-    frequencies: *const crope_frequencies,
+    frequencies: *const *const crope_frequencies,
+    sets: u64,
     words: *mut u64,
     len: u64,
 ) -> i32 {
     status(|| {
+        if frequencies.is_null() || !frequencies.is_aligned() {
+            return Err(argument("frequencies", "an aligned address"));
+        }
+        if sets == 0 || sets > MAX_SETS {
+            return Err(argument("sets", &format!("1 to {MAX_SETS}: given {sets}")));
+        }
         // SAFETY: the caller's promise.
-        let frequencies = unsafe { given("frequencies", frequencies) }?;
-        let own = frequencies.0.phase_words();
+        let list = unsafe { std::slice::from_raw_parts(frequencies, size(sets)) };
+        // SAFETY: the caller's promise.
+        let each = list.iter().map(|&one| Ok(unsafe { given("frequencies", one) }?.0.clone()));
+        let own = PhaseWords::from_sets(&each.collect::<Result<Vec<_>, Failure>>()?)?;
         if words.is_null() || !words.is_aligned() || len != own.words().len() as u64 {
             let expected = format!("room for {} words, aligned", own.words().len());
             return Err(argument("words", &expected));

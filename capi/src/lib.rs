@@ -8,6 +8,7 @@ mod error;
 mod frequencies;
 mod kernels;
 mod rotate;
+mod sized;
 
 pub use error::*;
 pub use frequencies::*;

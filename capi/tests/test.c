@@ -34,10 +34,11 @@ int main(void) {
     CHECK(crope_frequencies_new(DIM, 10000.0, &frequencies) == 0);
     CHECK(crope_frequencies_condense(frequencies, 8.0) == 0);
 
+    const struct crope_frequencies *only = frequencies;
     uint64_t count = 0;
-    CHECK(crope_words_len(DIM, &count) == 0 && count > DIM / 2);
+    CHECK(crope_words_len(DIM, 1, &count) == 0 && count > DIM / 2);
     uint64_t *words = calloc(count, sizeof *words);
-    CHECK(crope_words_write(frequencies, words, count) == 0);
+    CHECK(crope_words_write(&only, 1, words, count) == 0);
 
     float q[TOKENS][HEADS][DIM], given[TOKENS][HEADS][DIM], out[TOKENS][HEADS][DIM];
     for (int i = 0; i < TOKENS * HEADS * DIM; ++i) (&q[0][0][0])[i] = (float)(i % 37) / 37 - 0.5f;
@@ -73,6 +74,11 @@ int main(void) {
     CHECK(crope_cos_sin(kernels, NULL, &rope, CROPE_F32, 10, TOKENS, table[0], table[1]) == 0);
     CHECK(fabs(table[0][4][0] - cos(14 / 8.0)) < 2e-7 && table[1][4][0] == table[1][4][DIM / 2]);
 
+    CHECK(crope_cos_sin(kernels, NULL, &rope, CROPE_F32, 10, 0, NULL, NULL) == 0);
+    heads.shape[1] = 0, heads.data = NULL, positions.ids = NULL, positions.ids_len = 0;
+    CHECK(crope_rotate(kernels, NULL, &rope, &heads, NULL, &positions) == 0);
+    heads.shape[1] = TOKENS, heads.data = q, positions.ids = ids, positions.ids_len = TOKENS;
+
     /* A config: the same frequencies, and a second stretch refused. */
     const char *config = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_attention_heads\": 4}";
     struct crope_frequencies *other = NULL;
@@ -80,13 +86,92 @@ int main(void) {
     CHECK(crope_frequencies_from_config(config, NULL, 8.0, &layer, &other) == 0);
     CHECK(layer.head_dim == DIM && layer.rotary_dim == DIM && layer.pairing == CROPE_PAIRING_HALF_SPLIT);
     uint64_t *same = calloc(count, sizeof *same);
-    CHECK(crope_words_write(other, same, count) == 0 && memcmp(words, same, count * sizeof *same) == 0);
+    only = other;
+    CHECK(crope_words_write(&only, 1, same, count) == 0 && memcmp(words, same, count * sizeof *same) == 0);
     crope_frequencies_free(other);
     const char *stretched = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_attention_heads\": 4, "
                             "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}}";
     REFUSED(crope_frequencies_from_config(stretched, NULL, 8.0, NULL, &other), "twice");
 
+    /* Structs of other versions: shorter than the first, longer with something or nothing in what is more. */
+    struct { struct crope_positions known; uint64_t more; } longer = {.known = positions};
+    longer.known.size = sizeof longer;
+    CHECK(crope_check(kernels, &rope, &heads, NULL, &longer.known) == 0);
+    longer.more = 1;
+    REFUSED(crope_check(kernels, &rope, &heads, NULL, &longer.known), "version");
+    longer.known.size = UINT64_MAX;
+    REFUSED(crope_check(kernels, &rope, &heads, NULL, &longer.known), "size");
+
+    /* Checks alone touch nothing. */
+    struct crope_heads nowhere = heads;
+    nowhere.data = (void *)(uintptr_t)4096;
+    CHECK(crope_check(kernels, &rope, &nowhere, NULL, &positions) == 0);
+
+    /* Two sets of frequencies: each sequence by its own; and three axes, each pair by its own. */
+    {
+        struct crope_frequencies *plain = NULL;
+        CHECK(crope_frequencies_new(DIM, 10000.0, &plain) == 0);
+        const struct crope_frequencies *both[] = {frequencies, plain};
+        uint64_t more = 0;
+        CHECK(crope_words_len(DIM, 2, &more) == 0 && more > count);
+        uint64_t *two = calloc(more, sizeof *two);
+        CHECK(crope_words_write(both, 2, two, more) == 0);
+        struct crope_rope mixed = rope;
+        mixed.words = two, mixed.words_len = more, mixed.sets = 2;
+        struct crope_heads one = heads;
+        one.source = given, one.data = out;
+        memcpy(one.source_strides, heads.strides, sizeof heads.strides);
+        int32_t cu_seqlens[] = {0, 2, TOKENS}, sets[] = {1, 0};
+        struct crope_positions ragged = {.size = sizeof ragged, .kind = CROPE_RAGGED, .cu_seqlens = cu_seqlens,
+                                         .cu_seqlens_len = 3, .sets = sets, .sets_len = 2};
+        CHECK(crope_rotate(kernels, NULL, &mixed, &one, NULL, &ragged) == 0);
+        for (int t = 0; t < TOKENS; ++t) {
+            const double angle = t < 2 ? t : (t - 2) / 8.0, x = given[t][1][0], y = given[t][1][DIM / 2];
+            CHECK(fabs(out[t][1][0] - (x * cos(angle) - y * sin(angle))) < 3e-7);
+        }
+        const uint8_t axis_of_pair[DIM / 2] = {0, 1, 2, 0, 1, 2, 0, 0};
+        int64_t three[3][TOKENS] = {{1, 2, 3, 4, 5}, {60, 7, 80, 9, 1000}, {4, 4, 9, 9, 1}};
+        struct crope_positions axes = {.size = sizeof axes, .kind = CROPE_AXES, .ids_dtype = CROPE_I64, .ids = three,
+                                       .ids_len = 3 * TOKENS, .ids_stride = TOKENS, .axes = 3, .axis_stride = TOKENS,
+                                       .axis_of_pair = axis_of_pair, .pairs = DIM / 2};
+        CHECK(crope_rotate(kernels, NULL, &rope, &one, NULL, &axes) == 0);
+        for (int t = 0; t < TOKENS; ++t)
+            for (int j = 0; j < DIM / 2; ++j) {
+                const double angle = three[axis_of_pair[j]][t] / 8.0 * pow(10000.0, -2.0 * j / DIM);
+                const double x = given[t][2][j], y = given[t][2][j + DIM / 2];
+                CHECK(fabs(out[t][2][j + DIM / 2] - (y * cos(angle) + x * sin(angle))) < 3e-7);
+            }
+#define WITHOUT(change, word)                                                                    \
+    do {                                                                                         \
+        struct crope_positions changed = axes;                                                   \
+        changed.change;                                                                          \
+        REFUSED(crope_check(kernels, &rope, &one, NULL, &changed), word);                        \
+    } while (0)
+        WITHOUT(axes = 0, "axes");
+        WITHOUT(axes = 2, "axis of pair 2");
+        WITHOUT(pairs = 3, "8");
+        WITHOUT(pairs = 513, "512");
+        WITHOUT(axis_of_pair = NULL, "axis_of_pair");
+        WITHOUT(axis_stride = -1, "axis_stride");
+        WITHOUT(ids_len = 14, "15");
+        ragged.sets_dtype = 9;
+        REFUSED(crope_check(kernels, &mixed, &one, NULL, &ragged), "sets_dtype");
+        ragged.sets_dtype = CROPE_I32, ragged.sets_len = 3;
+        REFUSED(crope_check(kernels, &mixed, &one, NULL, &ragged), "sets");
+        free(two);
+        crope_frequencies_free(plain);
+        const char *vl = "{\"model_type\": \"qwen2_vl_text\", \"hidden_size\": 1536, \"num_attention_heads\": 12, "
+                         "\"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [16, 24, 24]}}";
+        CHECK(crope_frequencies_from_config(vl, NULL, 1.0, &layer, &plain) == 0);
+        CHECK(layer.axes == 3 && layer.axis_of_pair[15] == 0 && layer.axis_of_pair[16] == 1 && layer.axis_of_pair[63] == 2);
+        crope_frequencies_free(plain);
+    }
+
     /* Everything that C can get wrong. */
+    struct crope_kernels *unmade = NULL;
+    REFUSED(crope_kernels_cuda(99, &unmade), "");
+    REFUSED(crope_kernels_cuda_current(&unmade), "");
+    CHECK(unmade == NULL);
     REFUSED(crope_kernels_cpu(NULL), "out");
     REFUSED(crope_frequencies_new(7, 1e4, &other), "even");
     REFUSED(crope_frequencies_new(UINT64_MAX, 1e4, &other), "rotary_dim");
@@ -101,9 +186,18 @@ int main(void) {
     REFUSED(crope_frequencies_from_config("{}", NULL, 1.0, NULL, &other), "model_type");
     layer.size = 3;
     REFUSED(crope_frequencies_from_config(config, NULL, 1.0, &layer, &other), "size");
-    REFUSED(crope_words_write(frequencies, words, count - 1), "words");
-    REFUSED(crope_words_write(frequencies, NULL, count), "words");
-    REFUSED(crope_words_len(7, &count), "even");
+    only = frequencies;
+    REFUSED(crope_words_write(&only, 1, words, count - 1), "words");
+    REFUSED(crope_words_write(&only, 1, NULL, count), "words");
+    REFUSED(crope_words_write(&only, 0, words, count), "sets");
+    REFUSED(crope_words_write(&only, UINT64_MAX, words, count), "sets");
+    REFUSED(crope_words_write(NULL, 1, words, count), "frequencies");
+    only = NULL;
+    REFUSED(crope_words_write(&only, 1, words, count), "frequencies");
+    uint64_t none = 0;
+    REFUSED(crope_words_len(7, 1, &none), "even");
+    REFUSED(crope_words_len(8, 0, &none), "at least one set");
+    REFUSED(crope_words_len(8, 1, NULL), "out");
 #define WITH(object, change, word)                                                               \
     do {                                                                                         \
         struct crope_rope rope_ = rope;                                                          \
@@ -111,10 +205,14 @@ int main(void) {
         struct crope_positions positions_ = positions;                                           \
         object##_.change;                                                                        \
         REFUSED(crope_rotate(kernels, NULL, &rope_, &heads_, NULL, &positions_), word);          \
+        REFUSED(crope_check(kernels, &rope_, &heads_, NULL, &positions_), word);                 \
     } while (0)
     WITH(rope, size = 8, "rope");
     WITH(rope, pairing = 2, "pairing");
     WITH(rope, inverse = 2, "inverse");
+    WITH(rope, pdl = 3, "pdl");
+    WITH(rope, sets = 2, "words");
+    WITH(rope, sets = UINT64_MAX, "sets");
     WITH(rope, factor = NAN, "factor");
     WITH(rope, rotary_dim = 7, "even");
     WITH(rope, words_len = 3, "words");
@@ -136,6 +234,10 @@ int main(void) {
     WITH(positions, ids_len = 4, "expected 5");
     WITH(positions, ids_stride = -1, "ids_stride");
     WITH(positions, ids = NULL, "null");
+    WITH(positions, sets = ids, "sets");
+    WITH(positions, kind = CROPE_AXES, "axis_of_pair");
+    WITH(positions, kind = CROPE_STARTS, "starts");
+    WITH(positions, kind = CROPE_RAGGED, "cu_seqlens");
     REFUSED(crope_rotate(NULL, NULL, &rope, &heads, NULL, &positions), "kernels");
     REFUSED(crope_rotate(kernels, NULL, NULL, &heads, NULL, &positions), "rope");
     REFUSED(crope_rotate(kernels, NULL, &rope, &heads, NULL, NULL), "positions");

@@ -9,6 +9,7 @@ use pyo3::types::PyDict;
 
 use crate::frequencies::Frequencies;
 use crate::raised_config;
+use crate::sections::Sections;
 
 /// What a `config.json` or a GGUF file says of rotary embedding.
 #[pyclass(frozen, module = "condensed_rope")]
@@ -55,7 +56,7 @@ impl Config {
     }
 
     /// Layers that rotate alike: dictionaries of layer_types, indices, rotates, head_dim, rotary_offset, rotary_dim,
-    /// pairing, inverse, base, ratio, scaling.
+    /// pairing, inverse, base, ratio, scaling; sections, where a token has several positions.
     #[getter]
     fn groups<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         self.0.groups.iter().map(|group| dictionary(py, group)).collect()
@@ -80,6 +81,9 @@ fn dictionary<'py>(py: Python<'py>, group: &LayerGroup) -> PyResult<Bound<'py, P
     out.set_item("rotary_dim", rotary.rotary_dim)?;
     let half_split = rotary.pairing == Pairing::HalfSplit;
     out.set_item("pairing", if half_split { "half-split" } else { "interleaved" })?;
+    if let Some(sections) = &rotary.sections {
+        out.set_item("sections", Sections(*sections))?;
+    }
     out.set_item("inverse", rotary.direction == Direction::Inverse)?;
     out.set_item("base", rotary.schedule.base())?;
     out.set_item("ratio", rotary.schedule.ratio())?;

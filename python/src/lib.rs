@@ -1,9 +1,13 @@
 //! `condensed_rope._core`: frequencies and configs as objects, and calls by address. torch is not known here: the
 //! Python side hands over addresses, sizes and strides.
 
+mod call;
 mod config;
 mod frequencies;
 mod rope;
+mod sections;
+#[cfg(target_os = "linux")]
+mod torch_abi;
 
 use condensed_rope::Error;
 use condensed_rope::config::ConfigError;
@@ -39,5 +43,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(rope::rotate, module)?)?;
     module.add_function(wrap_pyfunction!(rope::cos_sin, module)?)?;
     module.add_function(wrap_pyfunction!(rope::prepare, module)?)?;
+    module.add_function(wrap_pyfunction!(frequencies::words, module)?)?;
+    module.add_class::<sections::Sections>()?;
+    #[cfg(target_os = "linux")]
+    {
+        module.add_function(wrap_pyfunction!(torch_abi::register_torch, module)?)?;
+        module.add_function(wrap_pyfunction!(torch_abi::raise_refused, module)?)?;
+    }
     Ok(())
 }

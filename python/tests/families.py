@@ -29,14 +29,17 @@ def output(model):
 
 
 def compared(family):
-    """How far condensed and plain are from linear scaling, over the largest output."""
+    """How far condensed and plain are from linear scaling, over the largest output; and how far condensed may be."""
     torch.manual_seed(0)
     config, _ = small(family, False)
     rope = dict(config.rope_parameters or {})
-    if rope.get("rope_type", "default") != "default":
+    # One rope, or one a layer type.
+    by_type = {name: one for name, one in rope.items() if isinstance(one, dict)}
+    if any(one.get("rope_type", "default") != "default" for one in by_type.values() or [rope]):
         raise ValueError("stretched already")
+    linear = dict(rope_type="linear", factor=RATIO)
     plain = made(config)
-    config.rope_parameters = {**rope, "rope_type": "linear", "factor": RATIO}
+    config.rope_parameters = {name: {**one, **linear} for name, one in by_type.items()} if by_type else {**rope, **linear}
     linear = made(config)
     config.rope_parameters = rope
     with condensed_rope.replace_with_condense(RATIO, family):
@@ -44,7 +47,10 @@ def compared(family):
     for model in (linear, condensed):
         model.load_state_dict(plain.state_dict())
     expected = output(linear)
-    return [((output(model) - expected).abs().max() / expected.abs().max()).item() for model in (condensed, plain)]
+    off = lambda given: ((given - expected).abs().max() / expected.abs().max()).item()
+    changed = off(output(plain)), off(output(condensed))
+    # f32's own rounding, which some random models blow up.
+    return changed[1], changed[0], max(2e-5, 4 * off(output(linear.double())))
 
 
 def main():
@@ -55,14 +61,17 @@ def main():
     right, wrong = 0, []
     for family in families:
         try:
-            off, changed = compared(family)
+            off, changed, allowed = compared(family)
         except Exception as error:
             print(f"{family:32} not compared: {type(error).__name__}: {error}"[:120])
             continue
-        right += off < 2e-5
-        if off >= 2e-5:
+        if changed == 0.0:
+            print(f"{family:32} not compared: positions change nothing")
+            continue
+        right += off < allowed
+        if off >= allowed:
             wrong.append(family)
-        print(f"{family:32} {off:.1e} of {changed:.1e}")
+        print(f"{family:32} {off:.1e} of {changed:.1e}, allowed {allowed:.1e}")
     print(f"transformers {transformers.__version__}: {len(families)} families conform, {right} compared, wrong: {wrong or 'none'}")
     raise SystemExit(bool(wrong))
 

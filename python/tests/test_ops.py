@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import condensed_rope
-from condensed_rope import Frequencies, Rope
+from condensed_rope import Frequencies, Positions, Rope, Sections
+from condensed_rope.positions import of as positions_of
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() and condensed_rope.HAS_CUDA else [])
 
@@ -65,23 +66,116 @@ def test_gradients_are_the_inverse(device):
         condensed_rope.rotate_(q, k, ids, rope)
 
 
-def test_compilers_see_the_operators():
+def arguments(rope, ids, device, seq_dim=2):
+    """As the general operators take them, from the positions on."""
+    return *positions_of(ids).arguments(), rope.steps(torch.device(device)), *rope.spec(seq_dim)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compilers_see_the_operators(device):
     rope = Rope(Frequencies(16))
-    ids, q, k = torch.arange(5), torch.randn(1, 2, 5, 16), torch.randn(1, 1, 5, 16)
-    rest = rope._rest(q.device, ids, 2)
-    names = ["test_schema", "test_faketensor"]
-    for test in names:
-        torch.library.opcheck(torch.ops.condensed_rope.rotate, (q, k, *rest), test_utils=test)
-        torch.library.opcheck(torch.ops.condensed_rope.rotate_, (q, k, *rest), test_utils=test)
-        torch.library.opcheck(torch.ops.condensed_rope.rotate_one, (q, *rest), test_utils=test)
-    compiled = torch.compile(lambda q, k: torch.ops.condensed_rope.rotate(q, k, *rest), backend="aot_eager", fullgraph=True)
-    assert all(map(torch.equal, compiled(q, k), condensed_rope.rotate(q, k, ids, rope)))
+    ids, q, k = (t.to(device) for t in (torch.arange(5), torch.randn(1, 2, 5, 16), torch.randn(1, 1, 5, 16)))
+    ops, rest = torch.ops.condensed_rope, arguments(rope, ids, q.device)
+    plain = (ids, rope.steps(q.device), *rope.spec(2))
+    for given in ((q, k), (q, None)):
+        tracked = [None if x is None else x.clone().requires_grad_() for x in given]
+        torch.library.opcheck(ops.rotate, (*tracked, *rest))
+        torch.library.opcheck(ops.rotate_, (*given, *rest))
+    torch.library.opcheck(ops.rotate_ids_, (q, k, *plain))
+    for positions in (7, Positions.starts(ids[3:4]), Positions.axes(ids.expand(3, 5), Sections.blocks([4, 2, 2]))):
+        torch.library.opcheck(ops.rotate, (q, k, *arguments(rope, positions, q.device)))
+    compiled = torch.compile(lambda q, k: ops.rotate(q, k, *rest), backend="aot_eager", fullgraph=True)
+    expected = condensed_rope.rotate(q, k, ids, rope)
+    assert all(map(torch.equal, compiled(q, k), expected))
+
+    def in_place(q, k):
+        q, k = q + 0, k + 0
+        condensed_rope.rotate_(q, k, ids, rope)
+        return q, k
+
+    assert all(map(torch.equal, torch.compile(in_place, backend="aot_eager", fullgraph=True)(q, k), expected))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_right_numerically(device):
+    rope = Rope(Frequencies(8).condensed(2.7).with_factor(1.25), interleaved=True, rotary_offset=2)
+    q, k = torch.randn(2, 3, 2, 12, device=device).transpose(1, 2), torch.randn(2, 1, 3, 12, device=device)
+    ids = torch.tensor([[5, 9, 1], [70, 2, 3]], device=device)
+    # A rotation is linear: f32's rounding is all that a difference quotient of steps of 1 is off by.
+    call = lambda q, k: condensed_rope.rotate(q, k, ids, rope)
+    assert torch.autograd.gradcheck(call, (q.requires_grad_(), k.requires_grad_()), eps=1.0, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_positions_of_every_kind(device):
+    rope = Rope(Frequencies(16).condensed(3))
+    q, k = torch.randn(2, 4, 5, 16, device=device), torch.randn(2, 2, 5, 16, device=device)
+    by = lambda positions, rope=rope, q=q, k=k: condensed_rope.rotate(q, k, positions, rope)
+    same = lambda a, b: all(map(torch.equal, a, b))
+    tensor = lambda *values, dtype=torch.int64: torch.tensor(values, dtype=dtype, device=device)
+    ids = tensor([3, 4, 5, 6, 7], [90, 91, 92, 93, 94])
+    for dtype in (torch.int32, torch.int64, torch.uint32):
+        assert same(by(Positions.starts(tensor(3, 90).to(dtype))), by(ids))
+    assert same(by(Positions.consecutive(3)), by(3)) and same(by(3), by(ids[0]))
+    # Sequences end to end.
+    flat = [t.transpose(1, 2).flatten(0, 1) for t in (q, k)]
+    cu_seqlens = tensor(0, 5, 10, dtype=torch.int32)
+    ragged = condensed_rope.rotate(*flat, Positions.ragged(cu_seqlens, tensor(3, 90)), rope)
+    assert same([t.view(2, 5, -1, 16).transpose(1, 2) for t in ragged], by(ids))
+    from_zero = condensed_rope.rotate(*flat, Positions.ragged(cu_seqlens), rope)
+    assert same([t.view(2, 5, -1, 16).transpose(1, 2) for t in from_zero], by(0))
+    # Three axes that are one, and three that are not: by the pairs of each.
+    sections = Sections.interleaved([4, 2, 2])
+    three = torch.stack((ids, ids + 1000, ids * 7))
+    assert same(by(Positions.axes(ids.expand(3, 2, 5), sections)), by(ids))
+    mixed = by(Positions.axes(three, sections))
+    for axis in range(3):
+        alone = by(three[axis])
+        pairs = [j for j, of in enumerate(sections.axis_of_pair) if of == axis]
+        channels = pairs + [j + 8 for j in pairs]
+        assert all(torch.equal(m[..., channels], a[..., channels]) for m, a in zip(mixed, alone))
+    # Two sets of frequencies: each sequence by its own, and its own factor.
+    sets = [Frequencies(16), Frequencies(16).condensed(8).with_factor(1.5)]
+    two = by(Positions.ids(ids).with_sets(tensor(1, 0)), Rope(sets))
+    for row, of in ((0, 1), (1, 0)):
+        alone = by(ids, Rope(sets[of]))
+        assert all(torch.equal(t[row], a[row]) for t, a in zip(two, alone))
+    # In place, with and without k; and the gradient of each kind.
+    for positions in (Positions.starts(tensor(3, 90)), Positions.axes(three, sections), 3):
+        in_place = q.clone(), k.clone()
+        condensed_rope.rotate_(*in_place, positions, rope)
+        assert same(in_place, by(positions))
+        alone = q.clone()
+        condensed_rope.rotate_(alone, None, positions, rope)
+        assert torch.equal(alone, by(positions)[0])
+        tracked = q.clone().requires_grad_()
+        condensed_rope.rotate(tracked, None, positions, rope).backward(q)
+        assert torch.equal(tracked.grad, condensed_rope.inverse(q, None, positions, rope))
+
+
+@pytest.mark.parametrize("positions, error, words", [
+    (Positions.starts(torch.arange(3)), ValueError, "expected 1"),
+    (Positions.ragged(torch.arange(3)), TypeError, "cu_seqlens"),
+    (Positions.ragged(torch.tensor([0], dtype=torch.int32)), ValueError, "cu_seqlens"),
+    (Positions.axes(torch.zeros(3, 5).long(), Sections.blocks([3, 2, 2])), ValueError, "8"),
+    (Positions.axes(torch.zeros(2, 5).long(), Sections.blocks([4, 2, 2])), ValueError, "axis of pair 6"),
+    (Positions.axes(torch.zeros(5).long(), Sections.blocks([4, 2, 2])), ValueError, ""),
+    (Positions.ids(torch.arange(5)).with_sets(torch.zeros(2).long()), ValueError, "sets"),
+    (Positions.starts(torch.arange(2)[::2]), TypeError, "x"),
+    (Positions.starts(torch.zeros(1, 1).long()), TypeError, "one dimension"),
+    ("7", TypeError, "str"), (True, TypeError, "bool"), (None, TypeError, "NoneType"), (1 << 70, (ValueError, RuntimeError, OverflowError), ""),
+])
+def test_bad_positions_are_errors(positions, error, words):
+    if words == "x":
+        positions, words = Positions.starts(torch.arange(4)[::2]), "contiguous"
+    with pytest.raises(error, match=words):
+        condensed_rope.rotate(torch.randn(1, 2, 5, 16), torch.randn(1, 1, 5, 16), positions, Rope(Frequencies(16)))
 
 
 @pytest.mark.parametrize("change, error, words", [
     (dict(ids=torch.arange(4)), ValueError, "expected 5"),
     (dict(ids=torch.arange(5.0)), TypeError, "position ids"),
-    (dict(q=torch.randn(1, 2, 5, 16).double()), TypeError, "float64"),
+    (dict(q=torch.randn(1, 2, 5, 16).double()), TypeError, "element type"),
     (dict(k=torch.randn(1, 2, 6, 16)), ValueError, "batch, seq"),
     (dict(k=torch.randn(1, 2, 5, 16).half()), TypeError, "float16|f16"),
     (dict(q=torch.randn(2, 5)), ValueError, "dimensions"),
@@ -90,8 +184,11 @@ def test_compilers_see_the_operators():
 def test_bad_input_is_an_error(change, error, words):
     rope = Rope(Frequencies(16))
     given = dict(q=torch.randn(1, 2, 5, 16), k=torch.randn(1, 2, 5, 16), ids=torch.arange(5)) | change
-    with pytest.raises(error, match=words):
-        condensed_rope.rotate(given["q"], given["k"], given["ids"], rope)
+    for call in (condensed_rope.rotate, condensed_rope.rotate_):
+        with pytest.raises(error, match=words):
+            call(given["q"], given["k"], given["ids"], rope)
+    # A refusal is told once, and to whom it belongs.
+    condensed_rope.rotate_(torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16), torch.arange(5), rope)
 
 
 def test_frequencies_and_configs_refuse_by_message():

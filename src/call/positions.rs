@@ -226,6 +226,9 @@ impl Positions<RawIds> {
             (&[n], _) if batch > 1 && n as usize == seq => Ok(Self::shared_ids(raw(seq))),
             (&[n], _) => Ok(Self::ids(raw(n as usize))),
             (&[1, n], _) if batch > 1 => Ok(Self::shared_ids(raw(n as usize))),
+            (&[_, _], &[stride, _]) if stride < 0 => {
+                Err(refused("of strides of zero or more", format!("{strides:?}")))
+            }
             (&[rows, n], &[stride, _]) if [rows as usize, n as usize] == [batch, seq] => {
                 let stride = if rows > 1 { stride as usize } else { seq };
                 let empty = n == 0 || batch == 0;
@@ -237,6 +240,41 @@ impl Positions<RawIds> {
             }
             _ => Err(refused("of one id a token, or of one row for all", format!("{sizes:?}"))),
         }
+    }
+
+    /// Several ids a token of a framework's tensor, `[axes, tokens]` or `[axes, batch, seq]` with any strides of axes and
+    /// of rows; or one row an axis that the batch shares, `[axes, seq]`, `[axes, 1, seq]` or an expanded one.
+    ///
+    /// # Errors
+    /// As [`of_tensor`](Self::of_tensor); also where the first size is not the number of axes.
+    pub fn axes_of_tensor(
+        dtype: IndexType,
+        address: Address,
+        sizes: &[i64],
+        strides: &[i64],
+        batch_seq: [usize; 2],
+        sections: Sections,
+    ) -> Result<Self> {
+        let axes = sections.axes();
+        let refused =
+            |expected: &'static str, given: String| Error::Tensor { tensor: IDS, expected, given };
+        let (&[first, ref sizes @ ..], &[axis_stride, ref strides @ ..]) = (sizes, strides) else {
+            return Err(refused("of two or three dimensions", "a scalar".to_owned()));
+        };
+        if usize::try_from(first) != Ok(axes) {
+            let given = format!("{first} rows for {axes} axes");
+            return Err(refused("of one row an axis", given));
+        }
+        let axis_stride = if axes > 1 { axis_stride } else { 0 };
+        let axis_stride = usize::try_from(axis_stride)
+            .map_err(|_| refused("of strides of zero or more", format!("{axis_stride}")))?;
+        let one = Self::of_tensor(dtype, address, sizes, strides, batch_seq)?;
+        let PositionKind::Ids { ids, row_stride } = one.kind else { return Ok(one) };
+        let row_stride = row_stride.unwrap_or(batch_seq[1]);
+        // What the last axis reaches: zero ids are zero of every axis.
+        let len = if ids.len == 0 { 0 } else { axis_stride.saturating_mul(axes - 1) + ids.len };
+        let ids = RawIds::new(dtype, address, len);
+        Ok(Self::strided_axes(ids, sections, [axis_stride, row_stride]))
     }
 }
 
@@ -379,6 +417,44 @@ mod tests {
                     assert_eq!(fits(ragged.with_sets(raw(m))), batch == 1 && n >= 2 && m == n - 1);
                 }
             }
+        }
+    }
+
+    /// A framework's tensors of three axes, whole, sliced and expanded: what a call reads, by its index.
+    #[test]
+    fn tensors_of_axes_are_what_their_strides_say() {
+        let sections = Sections::blocks([1, 2, 1]).expect("small");
+        let of = |sizes: &[i64], strides: &[i64], tokens| {
+            Positions::axes_of_tensor(IndexType::I64, 64, sizes, strides, tokens, sections)
+        };
+        let strided = |len, strides| {
+            let ids = RawIds::new(IndexType::I64, 64, len);
+            Ok(Positions::strided_axes(ids, sections, strides))
+        };
+        assert_eq!(of(&[3, 2, 5], &[10, 5, 1], [2, 5]), strided(30, [10, 5]));
+        assert_eq!(of(&[3, 2, 5], &[40, 9, 1], [2, 5]), strided(94, [40, 9]));
+        assert_eq!(of(&[3, 2, 5], &[40, 0, 1], [2, 5]), strided(85, [40, 0]));
+        assert_eq!(of(&[3, 1, 5], &[5, 5, 1], [2, 5]), strided(15, [5, 0]));
+        assert_eq!(of(&[3, 5], &[5, 1], [2, 5]), strided(15, [5, 0]));
+        assert_eq!(of(&[3, 10], &[10, 1], [2, 5]), strided(30, [10, 5]));
+        // One row for all axes, as text has it.
+        assert_eq!(of(&[3, 1, 5], &[0, 5, 1], [1, 5]), strided(5, [0, 5]));
+        for tokens in [[2, 5], [1, 5], [2, 0], [0, 5]] {
+            let sizes = [3, tokens[0] as i64, tokens[1] as i64];
+            let strides = [(tokens[0] * tokens[1]) as i64, tokens[1] as i64, 1];
+            let positions = of(&sizes, &strides, tokens).expect("whole");
+            assert_eq!(positions.check(tokens[0], tokens[1], 8), Ok(()), "{tokens:?}");
+        }
+        for (sizes, strides) in [
+            (&[2i64, 2, 5][..], &[10i64, 5, 1][..]),
+            (&[3, 2, 4], &[8, 4, 1]),
+            (&[3, 2, 5], &[10, 5, 2]),
+            (&[3, 2, 5], &[-10, 5, 1]),
+            (&[3, 2, 5], &[10, -5, 1]),
+            (&[3], &[1]),
+            (&[], &[]),
+        ] {
+            assert!(matches!(of(sizes, strides, [2, 5]), Err(Error::Tensor { .. })), "{sizes:?}");
         }
     }
 

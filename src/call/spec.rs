@@ -1,5 +1,7 @@
 use crate::frequencies::WordsShape;
-use crate::{Direction, Error, Pairing, PhaseWords, Result};
+use crate::{Direction, Error, Pairing, PhaseWords, Positions, RawIds, RawOperand, Result};
+
+use super::check::Call;
 
 /// What a rope is, apart from the memory of its phase words: a few numbers, to copy and to store.
 ///
@@ -88,6 +90,33 @@ impl RopeSpec {
     /// The factor on cos and sin of calls that do not choose a set.
     pub fn factor(&self) -> f32 {
         self.factor
+    }
+
+    /// Every check of a rotation by address, and nothing else: nothing is read, written or launched.
+    ///
+    /// ```
+    /// use condensed_rope::{Dtype, Error, Layout, Pairing, Positions, RawBuffer, RawOperand, RopeSpec};
+    ///
+    /// let spec = RopeSpec::new(128, Pairing::HalfSplit)?;
+    /// let q = |head_dim| {
+    ///     let layout = Layout::thd(7, 32, head_dim);
+    ///     RawOperand::in_place(Dtype::BF16, RawBuffer::unbounded(1 << 20), layout)
+    /// };
+    /// spec.check(Some(q(128)), None, Positions::consecutive(0))?;
+    /// let small = spec.check(Some(q(64)), None, Positions::consecutive(0));
+    /// assert!(matches!(small, Err(Error::RotaryRange { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`cpu::Rope::rotate_raw`](crate::cpu::Rope::rotate_raw).
+    pub fn check(
+        &self,
+        q: Option<RawOperand>,
+        k: Option<RawOperand>,
+        positions: Positions<RawIds>,
+    ) -> Result<()> {
+        Call { q, k, positions }.check(self).map(drop)
     }
 
     /// Phase words at an address fit it: their number, null, alignment.

@@ -17,6 +17,10 @@ pub(super) unsafe fn run<T: Element>(
     threads: &Threads,
 ) {
     let (table, dim) = (table.table(), 2 * turns.steps.len());
+    // Nothing may lie anywhere, at null too, where no slice may.
+    if table.rows == 0 {
+        return;
+    }
     let address = |address: u64| Rows(std::ptr::with_exposed_provenance_mut(address as usize));
     let (cos, sin) = (address(table.cos.address), address(table.sin.address));
     threads.for_each_range(table.rows, dim, |first, last| {

@@ -32,6 +32,37 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     })
 }
 
+/// A handle of a context that somebody else made, and keeps.
+///
+/// # Safety
+/// `context` is current on this thread; unless it is a primary one it outlives all that is made of the handle.
+pub(super) unsafe fn borrowed(context: sys::CUcontext) -> Result<Arc<CudaContext>> {
+    let asking = driver("asking about the current context");
+    let mut device = 0;
+    // SAFETY: a context is current, which is all that the driver asks for.
+    unsafe { sys::cuCtxGetDevice(&raw mut device) }.result().map_err(&asking)?;
+    // cudarc's ordinals are the driver's device numbers.
+    let ordinal = device as usize;
+    let (mut flags, mut active) = (0, 0);
+    // SAFETY: a device of the driver's, and two numbers to write to.
+    unsafe { sys::cuDevicePrimaryCtxGetState(device, &raw mut flags, &raw mut active) }
+        .result()
+        .map_err(&asking)?;
+    // One that is not active is not current, and asking for it would make it.
+    if active != 0 {
+        let primary = self::context(ordinal)?;
+        if primary.cu_ctx() == context {
+            return Ok(primary);
+        }
+    }
+    // SAFETY: it is valid, and of this device. Nobody must destroy what is not theirs, and the handle would on its drop:
+    // one of its references is never dropped.
+    let handle = unsafe { CudaContext::from_raw_context(ordinal, device, context) };
+    let handle = handle.map_err(&asking)?;
+    std::mem::forget(handle.clone());
+    Ok(handle)
+}
+
 /// The driver's library, beside cudarc: whether it can be loaded cannot be asked of cudarc in all of its ways
 /// of linking, and its bindings name some functions by the version of the toolkit; an engine may have
 /// chosen any.
@@ -94,6 +125,11 @@ impl Current {
     pub fn kept() -> Self {
         // A driver that nobody has initialised has none.
         Self { before: result::ctx::get_current().unwrap_or(None), changed: true }
+    }
+
+    /// The one that becomes current again, where there is one.
+    pub fn before(&self) -> Option<sys::CUcontext> {
+        self.before
     }
 
     pub fn enter(context: &CudaContext) -> std::result::Result<Self, DriverError> {

@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
 use cudarc::driver::{CudaContext, DriverError, result};
 
-use super::context::{Current, OutsideCaptures, driver, library};
+use super::context::{Current, OutsideCaptures, borrowed, driver, library};
 use crate::plan::{DeviceProps, Kernel, Launch, Pdl, Variant};
 use crate::{Error, Result};
 
@@ -90,6 +90,25 @@ impl Kernels {
         }
         let _current = Current::kept();
         Self::load(&super::context(ordinal)?)
+    }
+
+    /// Loads the kernels into the calling thread's current context, whoever made it: for engines whose context is not a
+    /// primary one. They do not own it.
+    ///
+    /// # Errors
+    /// [`Error::NoContext`] where none is current; [`Error::NoDriver`]; those of [`load`](Self::load).
+    ///
+    /// # Safety
+    /// Unless it is a device's primary context, the context is destroyed only after the kernels, their clones and their
+    /// ropes have been dropped.
+    pub unsafe fn of_current() -> Result<Self> {
+        if library().is_none() {
+            return Err(Error::NoDriver);
+        }
+        let current = Current::kept();
+        let context = current.before().ok_or(Error::NoContext)?;
+        // SAFETY: the driver says that it is current, and the caller that it stays.
+        Self::load(&unsafe { borrowed(context) }?)
     }
 
     /// The context they were loaded into: the very handle.

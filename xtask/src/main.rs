@@ -8,6 +8,7 @@ mod install;
 mod mutants;
 #[path = "../../cli/src/plot.rs"]
 mod plot;
+mod python;
 mod resources;
 mod run;
 mod test;
@@ -37,6 +38,7 @@ cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine 
 cargo xtask candle check    condensed-rope-candle's CUDA arms through clippy, without a toolkit
 cargo xtask candle model    the paths of SmolLM2-135M-Instruct and a long text, fetched where they are not there yet
 cargo xtask candle bundle   its CUDA tests and example in target/candle-bundle (candle's kernels take ten minutes)
+cargo xtask transformers [RELEASE ...]    the Python package's tests against releases of transformers, 4.31 to 5.24
 cargo xtask install --prefix DIR    the C library, its header and its pkg-config file
 cargo xtask env       shell lines that let plain cargo find the same nvcc and libtorch";
 
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::bench(),
         ["bench", "--table", file] => bench::table(file),
         ["bench", "--compare", before, after] => bench::compare(before, after),
+        ["transformers", releases @ ..] => python::matrix(releases),
         ["install", "--prefix", prefix] => install::install(prefix),
         ["figures"] => figures::figures(),
         ["bundle"] => bundle::bundle(),

@@ -1,25 +1,22 @@
 //! Every test that this machine can run.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use crate::toolchain::{self, Tool};
-use crate::{Result, resources, run};
+use crate::{Result, python, resources, run};
 
 /// What cargo's test runners said at their ends.
 #[derive(Default)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    ignored: usize,
+pub struct Counts {
+    pub passed: usize,
+    pub failed: usize,
+    pub ignored: usize,
 }
 
 impl Counts {
     /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-    fn read(&mut self, line: &str) {
+    pub fn read(&mut self, line: &str) {
         // pytest: 26 passed, 1 warning in 20.26s
         let counts = match line.split_once("test result: ") {
             Some((_, counts)) => counts,
@@ -32,7 +29,8 @@ impl Counts {
         };
         self.passed += number(" passed");
         self.failed += number(" failed");
-        self.ignored += number(" ignored");
+        // pytest's word is the other one.
+        self.ignored += number(" ignored") + number(" skipped");
     }
 }
 
@@ -98,12 +96,12 @@ pub fn test(registers: bool) -> Result<()> {
     nvcc.put_in(&mut build);
     let resources = resources::check(&mut build, registers)?;
 
-    let python_path = toolchain::transformers(&libtorch)?;
+    let python_path = toolchain::transformers(&libtorch, toolchain::TRANSFORMERS)?;
     if let Some(path) = &python_path {
         run::step("the Python package, on the CPU");
         let start = Instant::now();
         let mut counts = Counts::default();
-        let ok = run::lines(&mut python(path)?, |line| counts.read(line))?;
+        let ok = run::lines(&mut python::tests(path)?, |line| counts.read(line))?;
         rows.push(Row {
             what: "the Python package",
             counts,
@@ -154,30 +152,6 @@ pub fn test(registers: bool) -> Result<()> {
     Ok(())
 }
 
-/// pytest over the package as a wheel would hold it, with an extension of this build.
-fn python(path: &OsStr) -> Result<Command> {
-    run::check(&mut run::cargo(&["build", "-p", "condensed-rope-python"]))?;
-    let (root, package) = (run::root(), run::root().join("target/python-package"));
-    let failed = |error: std::io::Error| format!("{}: {error}", package.display());
-    let _ = fs::remove_dir_all(&package);
-    let folder = package.join("condensed_rope");
-    fs::create_dir_all(&folder).map_err(failed)?;
-    for entry in fs::read_dir(root.join("python/python/condensed_rope")).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.path().is_file() {
-            fs::copy(entry.path(), folder.join(entry.file_name())).map_err(failed)?;
-        }
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    fs::copy(target.join("debug/lib_core.so"), folder.join("_core.abi3.so")).map_err(failed)?;
-    let folders = [package].into_iter().chain(std::env::split_paths(path));
-    let path = std::env::join_paths(folders).map_err(|error| error.to_string())?;
-    let mut command = Command::new("python3");
-    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "python/tests"]);
-    command.current_dir(root).env("PYTHONPATH", path);
-    Ok(command)
-}
-
 #[cfg(test)]
 mod tests {
     use super::Counts;
@@ -188,6 +162,7 @@ mod tests {
         counts.read("test result: ok. 15 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out");
         counts.read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured");
         counts.read("test some::result ... ok");
-        assert_eq!((counts.passed, counts.failed, counts.ignored), (16, 3, 2));
+        counts.read("1 failed, 70 passed, 4 skipped, 6 warnings in 20.26s");
+        assert_eq!((counts.passed, counts.failed, counts.ignored), (86, 4, 6));
     }
 }

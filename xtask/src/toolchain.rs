@@ -21,7 +21,10 @@ const NVCC_PACKAGES: [&str; 5] = [
 const TORCH: &str = "2.11.0";
 
 /// What the table of model types is of.
-const TRANSFORMERS: &str = "5.24.0";
+pub const TRANSFORMERS: &str = "5.24.0";
+
+/// What the Python package's tests compare with, beside transformers: FastChat's class, and models spread by accelerate.
+const BESIDE: [&str; 2] = ["fschat==0.2.36", "accelerate==1.10.1"];
 
 /// What the benches compare with.
 const FLASHINFER: &str = "0.7.2.post1";
@@ -121,18 +124,21 @@ pub fn flashinfer() -> Result<FlashInfer> {
     Ok(FlashInfer { path: folder.join("flashinfer/data") })
 }
 
-/// What Python finds transformers and torch by, for the Python package's tests and the sample of model types that is run anew. `None` where the
-/// libtorch is not that of a Python package.
-pub fn transformers(libtorch: &Libtorch) -> Result<Option<OsString>> {
+/// What Python finds a release of transformers and torch by, for the Python package's tests and the sample of model types
+/// that is run anew. `None` where the libtorch is not that of a Python package.
+pub fn transformers(libtorch: &Libtorch, release: &str) -> Result<Option<OsString>> {
     let Some(torch) = libtorch.path.parent().filter(|_| libtorch.path.join("__init__.py").exists())
     else {
         return Ok(None);
     };
-    let package = format!("transformers=={TRANSFORMERS}");
-    let name = format!("transformers-{TRANSFORMERS}-pytest");
-    let packages = [&*package, "pytest==9.0.2"];
-    let folder = install(&name, &packages, "transformers 5.24.0 and pytest, 100 MB")?;
-    let folders = [folder, torch.to_owned()];
+    let package = format!("transformers=={release}");
+    let name = format!("transformers-{release}-tests");
+    let what = format!("transformers {release} and pytest, 100 MB");
+    let folder = install(&name, &[&package, "pytest==9.0.2", "psutil"], &what)?;
+    // Without what they need in turn: torch is there, and of FastChat one file is read.
+    let beside = [&["--no-deps"][..], &BESIDE].concat();
+    let beside = install("beside-transformers", &beside, "FastChat and accelerate, 1 MB")?;
+    let folders = [folder, beside, torch.to_owned()];
     env::join_paths(folders).map(Some).map_err(|error| error.to_string())
 }
 

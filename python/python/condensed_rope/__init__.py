@@ -6,16 +6,17 @@
 torch and transformers are imported when something needs them.
 """
 
-from ._core import HAS_CUDA, WORDS_FORMAT, Config, Frequencies, __version__
+from ._core import HAS_CUDA, WORDS_FORMAT, Config, Frequencies, Sections, __version__
 
 __all__ = [
-    "CondenseRotaryEmbedding", "Config", "Frequencies", "HAS_CUDA", "Rope", "WORDS_FORMAT", "__version__", "condense",
-    "conforming", "inverse", "prepare", "replace_llama_with_condense", "replace_with_condense", "rotate", "rotate_",
+    "CondenseRotaryEmbedding", "Config", "Frequencies", "HAS_CUDA", "Positions", "Rope", "Sections", "WORDS_FORMAT",
+    "__version__", "condense", "conforming", "inverse", "prepare", "replace_llama_with_condense", "replace_with_condense",
+    "rotate", "rotate_",
 ]
 
 _HOMES = {
-    "CondenseRotaryEmbedding": "fastchat", "Rope": "ops", "rotate": "ops", "rotate_": "ops", "inverse": "ops",
-    "prepare": "ops", "condense": "patch", "conforming": "patch", "replace_with_condense": "patch",
+    "CondenseRotaryEmbedding": "fastchat", "Positions": "positions", "Rope": "ops", "rotate": "ops", "rotate_": "ops",
+    "inverse": "ops", "prepare": "ops", "condense": "patch", "conforming": "patch", "replace_with_condense": "patch",
     "replace_llama_with_condense": "patch",
 }
 
@@ -24,7 +25,9 @@ def __getattr__(name):
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        # Found here from now on, without this function.
+        found = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

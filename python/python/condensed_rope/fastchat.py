@@ -38,7 +38,7 @@ class CondenseRotaryEmbedding(torch.nn.Module):
         words = self._words.to(x.device)
         index, stream = ops.place(x.device)
         count = rows * dim
-        _core.cos_sin(index, stream, (words.data_ptr(), words.numel()), (dim, 1, False, False, 1.0),
+        _core.cos_sin(index, stream, (words.data_ptr(), words.numel()), (dim, False, False, 1.0),
                       str(dtype).removeprefix("torch."), 0, rows, (table[0].data_ptr(), count), (table[1].data_ptr(), count))
         cos, sin = table.to(x.dtype)[:, None, None]
         return cos, sin

@@ -1,27 +1,35 @@
 """torch operators: `condensed_rope::rotate` (functional, with a gradient) and `condensed_rope::rotate_` (in place).
 
 A rope is a plain int64 tensor of phase words on the tensors' device, and a few numbers: nothing to register, deep copy
-or pickle, and a graph reads what the tensor holds.
+or pickle, and a graph reads what the tensor holds. `rotate_ids_` is `rotate_` for ids alone, q and k both: what a decoder
+calls a layer. Where torch's stable C interface is there (2.11), its kernel has no Python in it.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import torch
 
-from . import _core
+from . import _core, positions
 from ._core import Frequencies
+from .positions import Positions
 
 _DTYPES = {
     torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int32: "int32",
     torch.int64: "int64", torch.uint32: "uint32",
 }
-_SCHEMA = "Tensor ids, Tensor steps, int seq_dim, int rotary_dim, int rotary_offset, bool interleaved, bool inverse, float factor"
+_POSITIONS = "int kind, Tensor? ids, Tensor? cu_seqlens, Tensor? sets, int[] axis_of_pair, SymInt start"
+_SPEC = "int seq_dim, int rotary_dim, int rotary_offset, bool interleaved, bool inverse, float factor"
 
 _library = torch.library.Library("condensed_rope", "DEF")
-_library.define(f"rotate(Tensor q, Tensor k, {_SCHEMA}) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(f"rotate_(Tensor(a!) q, Tensor(b!) k, {_SCHEMA}) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(f"rotate_one(Tensor x, {_SCHEMA}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_library.define(f"rotate_one_(Tensor(a!) x, {_SCHEMA}) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+for _schema in (
+    f"rotate(Tensor q, Tensor? k, {_POSITIONS}, Tensor steps, {_SPEC}) -> (Tensor, Tensor)",
+    f"rotate_(Tensor(a!) q, Tensor(b!)? k, {_POSITIONS}, Tensor steps, {_SPEC}) -> ()",
+    f"rotate_ids_(Tensor(a!) q, Tensor(b!) k, Tensor ids, Tensor steps, {_SPEC}) -> ()",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
 def words_len(rotary_dim: int) -> int:
@@ -29,10 +37,10 @@ def words_len(rotary_dim: int) -> int:
     return (rotary_dim // 2 + 2) // 2 * 2 + 2
 
 
-def steps_of(frequencies: Frequencies) -> torch.Tensor:
+def steps_of(*sets: Frequencies) -> torch.Tensor:
     """The words that kernels read, on the CPU whatever the default device is."""
     with torch.device("cpu"):
-        return torch.frombuffer(bytearray(frequencies.words()), dtype=torch.int64).clone()
+        return torch.frombuffer(bytearray(_core.words(list(sets))), dtype=torch.int64).clone()
 
 
 def place(device: torch.device) -> tuple[int, int]:
@@ -51,57 +59,64 @@ def _given(tensor, device):
     return tensor.data_ptr(), dtype, tensor.shape, tensor.stride()
 
 
-def _launch(q, k, q_out, k_out, ids, steps, seq_dim, rotary_dim, rotary_offset, interleaved, inverse, factor):
+def _launch(q, k, q_out, k_out, kind, ids, cu_seqlens, sets, axis_of_pair, start, steps, seq_dim, rotary_dim,
+            rotary_offset, *turn):
     device = q.device
     index, stream = place(device)
     if steps.device != device or steps.dtype is not torch.int64 or not steps.is_contiguous():
         raise ValueError(f"expected steps as contiguous int64 on {device}: given {steps.dtype} on {steps.device}")
-    count = steps.numel()
-    stride = words_len(rotary_dim) - 2
-    sets = max(1, (count - 2) // stride) if stride > 0 else 1
     operand = lambda x, out: None if x is None else (_given(x, device), None if out is None else _given(out, device))
+    given = lambda x: None if x is None else _given(x, device)
+    where = (kind, given(ids), given(cu_seqlens), given(sets), axis_of_pair, start)
     # The tensors are alive and on the device; CUDA's memory is freed in the order of its stream.
-    _core.rotate(index, stream, (steps.data_ptr(), count), (rotary_dim, sets, interleaved, inverse, factor), seq_dim,
-                 rotary_offset, operand(q, q_out), operand(k, k_out), _given(ids, device), 0)
+    _core.rotate(index, stream, (steps.data_ptr(), steps.numel()), (rotary_dim, *turn), seq_dim, rotary_offset,
+                 operand(q, q_out), operand(k, k_out), where)
 
 
 def _new(x):
+    # What there is not is a tensor of nothing: an operator's results are not optional.
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _channels_contiguous(x):
-    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+    return x if x is None or x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
 
 
 def _rotate(q, k, *rest):
     q, k = _channels_contiguous(q), _channels_contiguous(k)
-    q_out, k_out = _new(q), _new(k)
-    _launch(q, k, q_out, k_out, *rest)
+    q_out, k_out = _new(q), q.new_empty(0) if k is None else _new(k)
+    _launch(q, k, q_out, None if k is None else k_out, *rest)
     return q_out, k_out
 
 
-def _rotate_one(x, *rest):
-    x = _channels_contiguous(x)
-    out = _new(x)
-    _launch(x, None, out, None, *rest)
-    return out
+def _rotate_ids_(q, k, ids, *rest):
+    _launch(q, k, None, None, positions.IDS, ids, None, None, (), 0, *rest)
 
 
+def _register_stable() -> bool:
+    """The kernel of `rotate_ids_` over torch's stable C interface, which is tried on 2.11."""
+    if tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 11) or not hasattr(_core, "register_torch"):
+        return False
+    folder = os.path.join(torch.__path__[0], "lib")
+    cuda = os.path.join(folder, "libtorch_cuda.so")
+    try:
+        _core.register_torch(os.path.join(folder, "libtorch_cpu.so"), cuda if os.path.exists(cuda) else None)
+    except RuntimeError:
+        return False
+    return True
+
+
+STABLE_ABI = _register_stable()
 for _device in ("CPU", "CUDA"):
     _library.impl("rotate", _rotate, _device)
     _library.impl("rotate_", lambda q, k, *rest: _launch(q, k, None, None, *rest), _device)
-    _library.impl("rotate_one", _rotate_one, _device)
-    _library.impl("rotate_one_", lambda x, *rest: _launch(x, None, None, None, *rest), _device)
+    if not STABLE_ABI:
+        _library.impl("rotate_ids_", _rotate_ids_, _device)
 
 
 @torch.library.register_fake("condensed_rope::rotate", lib=_library)
 def _(q, k, *rest):
-    return _new(q), _new(k)
-
-
-@torch.library.register_fake("condensed_rope::rotate_one", lib=_library)
-def _(x, *rest):
-    return _new(x)
+    return _new(q), q.new_empty(0) if k is None else _new(k)
 
 
 @torch.library.register_fake("condensed_rope::rotate_", lib=_library)
@@ -109,86 +124,116 @@ def _(q, k, *rest):
     return None
 
 
-@torch.library.register_fake("condensed_rope::rotate_one_", lib=_library)
-def _(x, *rest):
+@torch.library.register_fake("condensed_rope::rotate_ids_", lib=_library)
+def _(q, k, *rest):
     return None
 
 
 def _keep(ctx, inputs, output):
-    *tensors, ids, steps, seq_dim, rotary_dim, rotary_offset, interleaved, inverse, factor = inputs
-    ctx.save_for_backward(ids, steps)
+    _, k, kind, ids, cu_seqlens, sets, axis_of_pair, start, steps, *spec, inverse, factor = inputs
+    ctx.save_for_backward(ids, cu_seqlens, sets, steps)
+    ctx.has_k = k is not None
     # The transpose turns the other way, with the same factor.
-    ctx.rest = (seq_dim, rotary_dim, rotary_offset, interleaved, not inverse, factor)
+    ctx.positions, ctx.spec = (kind, axis_of_pair, start), (*spec, not inverse, factor)
 
 
 def _backward(ctx, q, k):
-    ids, steps = ctx.saved_tensors
-    return (*torch.ops.condensed_rope.rotate(q, k, ids, steps, *ctx.rest), *[None] * 8)
-
-
-def _backward_one(ctx, x):
-    ids, steps = ctx.saved_tensors
-    return (torch.ops.condensed_rope.rotate_one(x, ids, steps, *ctx.rest), *[None] * 8)
+    ids, cu_seqlens, sets, steps = ctx.saved_tensors
+    kind, axis_of_pair, start = ctx.positions
+    where = (kind, ids, cu_seqlens, sets, axis_of_pair, start)
+    q, k = torch.ops.condensed_rope.rotate(q, k if ctx.has_k else None, *where, steps, *ctx.spec)
+    return (q, k if ctx.has_k else None, *[None] * 13)
 
 
 torch.library.register_autograd("condensed_rope::rotate", _backward, setup_context=_keep, lib=_library)
-torch.library.register_autograd("condensed_rope::rotate_one", _backward_one, setup_context=_keep, lib=_library)
+
+_functional = torch.ops.condensed_rope.rotate.default
+_in_place = torch.ops.condensed_rope.rotate_.default
+_ids_in_place = torch.ops.condensed_rope.rotate_ids_.default
+
+
+def rotate_ids_(q, k, ids, steps, *spec) -> None:
+    """The operator of that name, whose refusals are this package's errors: a kernel without Python in it can throw nothing
+    but torch's RuntimeError."""
+    if torch.compiler.is_compiling():
+        return _ids_in_place(q, k, ids, steps, *spec)
+    try:
+        _ids_in_place(q, k, ids, steps, *spec)
+    except RuntimeError as error:
+        _core.raise_refused(str(error))
+        raise
 
 
 class Rope:
     """Frequencies, and how channels pair.
 
-    `interleaved`: pairs of neighbours (GPT-J) instead of halves (NeoX). `rotary_offset`: the first channel that rotates.
+    `frequencies`: one set, or several for batches that mix them (`Positions.with_sets`). `interleaved`: pairs of neighbours
+    (GPT-J) instead of halves (NeoX). `rotary_offset`: the first channel that rotates.
     """
 
-    def __init__(self, frequencies: Frequencies, interleaved: bool = False, rotary_offset: int = 0):
-        self.frequencies = frequencies
+    def __init__(self, frequencies: Frequencies | Sequence[Frequencies], interleaved: bool = False, rotary_offset: int = 0):
+        self.sets = (frequencies,) if isinstance(frequencies, Frequencies) else tuple(frequencies)
+        if not self.sets:
+            raise ValueError("a rope needs at least one set of frequencies: given none")
         self.interleaved = interleaved
         self.rotary_offset = rotary_offset
         self.is_inverse = False
         self._steps: dict[torch.device, torch.Tensor] = {}
+        first = self.sets[0]
+        self._numbers = first.rotary_dim, first.factor
+
+    @property
+    def frequencies(self) -> Frequencies:
+        """The first set."""
+        return self.sets[0]
 
     def steps(self, device) -> torch.Tensor:
         """The words that kernels read, on a device."""
-        device = torch.device(device)
-        if device not in self._steps:
-            self._steps[device] = steps_of(self.frequencies).to(device)
-        return self._steps[device]
+        steps = self._steps.get(device)
+        if steps is None:
+            steps = self._steps[device] = steps_of(*self.sets).to(device)
+        return steps
 
-    def inverse(self) -> "Rope":
-        """The same rope turning the other way."""
-        other = Rope(self.frequencies, self.interleaved, self.rotary_offset)
-        other.is_inverse, other._steps = not self.is_inverse, self._steps
+    def _like(self, interleaved: bool, is_inverse: bool) -> Rope:
+        other = Rope(self.sets, interleaved, self.rotary_offset)
+        # The words are the same, whatever the pairs.
+        other.is_inverse, other._steps = is_inverse, self._steps
         return other
 
-    def _rest(self, device, ids, seq_dim):
-        steps = self.steps(device)
-        return (ids, steps, seq_dim, self.frequencies.rotary_dim, self.rotary_offset, self.interleaved, self.is_inverse,
-                self.frequencies.factor)
+    def inverse(self) -> Rope:
+        """The same rope turning the other way."""
+        return self._like(self.interleaved, not self.is_inverse)
+
+    def paired(self, interleaved: bool) -> Rope:
+        """The same rope with channels paired one way or the other."""
+        return self if self.interleaved == bool(interleaved) else self._like(bool(interleaved), self.is_inverse)
+
+    def spec(self, seq_dim: int):
+        """As the operators take it, from `seq_dim` on."""
+        rotary_dim, factor = self._numbers
+        return (seq_dim, rotary_dim, self.rotary_offset, self.interleaved, self.is_inverse, factor)
 
 
-def rotate(q, k, position_ids, rope: Rope, seq_dim: int = 2):
+def rotate(q, k, position_ids: torch.Tensor | int | Positions, rope: Rope, seq_dim: int = 2):
     """q and k rotated, as new contiguous tensors; with a gradient. `k` may be None: then q alone comes back.
 
     q and k are `[batch, heads, seq, head_dim]` where `seq_dim` is 2, `[batch, seq, heads, head_dim]` where it is 1, or
-    `[tokens, heads, head_dim]`. `position_ids`: int32, int64 or uint32, one a token, or one row that the batch shares.
+    `[tokens, heads, head_dim]`. `position_ids`: int32, int64 or uint32, one a token, or one row that the batch shares; the
+    first of consecutive positions; or `Positions`.
     """
-    rest = rope._rest(q.device, position_ids, seq_dim)
-    if k is None:
-        return torch.ops.condensed_rope.rotate_one(q, *rest)
-    return torch.ops.condensed_rope.rotate(q, k, *rest)
+    where = positions.of(position_ids).arguments()
+    q_out, k_out = _functional(q, k, *where, rope.steps(q.device), *rope.spec(seq_dim))
+    return q_out if k is None else (q_out, k_out)
 
 
-def rotate_(q, k, position_ids, rope: Rope, seq_dim: int = 2) -> None:
+def rotate_(q, k, position_ids: torch.Tensor | int | Positions, rope: Rope, seq_dim: int = 2) -> None:
     """The same where the tensors lie: one launch, no memory. Tensors that require a gradient are an error."""
-    for tensor in (q, k):
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-            raise ValueError("expected tensors without a gradient, as they are written in place: given one that requires it")
-    rest = rope._rest(q.device, position_ids, seq_dim)
-    if k is None:
-        torch.ops.condensed_rope.rotate_one_(q, *rest)
-    else:
-        torch.ops.condensed_rope.rotate_(q, k, *rest)
+    if torch.is_grad_enabled() and (q.requires_grad or (k is not None and k.requires_grad)):
+        raise ValueError("expected tensors without a gradient, as they are written in place: given one that requires it")
+    if k is not None and isinstance(position_ids, torch.Tensor):
+        return rotate_ids_(q, k, position_ids, rope.steps(q.device), *rope.spec(seq_dim))
+    where = positions.of(position_ids).arguments()
+    _in_place(q, k, *where, rope.steps(q.device), *rope.spec(seq_dim))
 
 
 def inverse(q, k, position_ids, rope: Rope, seq_dim: int = 2):

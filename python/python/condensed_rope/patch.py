@@ -1,18 +1,15 @@
 """transformers' models, condensed: a rotary module hands positions on instead of tables, and `apply_rotary_pos_emb` turns q
 and k by them, in one launch.
 
-`rotary_emb.forward` returns `(position_ids, steps)`, two int64 tensors, where `(cos, sin)` is expected. The modeling
-module's `apply_rotary_pos_emb` is wrapped once, and stays wrapped, since models may need it after an undo: where `cos` is
-of integers it runs the fused operator, else the original with its arguments untouched, so that no other model is
-concerned.
+`rotary_emb.forward` returns `(position_ids, steps)`, two int64 tensors, where `(cos, sin)` is expected; before 4.38 it is
+not given positions and returns `(steps, steps)`, since `apply_rotary_pos_emb` is. The modeling module's
+`apply_rotary_pos_emb` is wrapped once, and stays wrapped, since models may need it after an undo: where `cos` is of
+integers it runs the fused operator, else the original with its arguments untouched, so that no other model is concerned.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
-import importlib
 import inspect
 import json
 import sys
@@ -20,160 +17,123 @@ import types
 
 import torch
 
-from . import ops
-from ._core import Config
+from . import forms, ops
+from ._core import Config, Frequencies
+from .forms import Nonconforming, conforming
 
-# Llama's two functions, in the releases whose forms are known: what a family must have for the patch to be its like.
-# `python -m condensed_rope.patch` prints those of the transformers that is installed.
-KNOWN_APPLY = {
-    "bc6680d4a77c1be9": "4.43 to 4.57: (q, k, cos, sin, position_ids=None, unsqueeze_dim=1)",
-    "4a8f8b85ee37bd3f": "5.0 to 5.24: (q, k, cos, sin, unsqueeze_dim=1)",
-}
-KNOWN_FORWARD = {
-    "8c6f55ca408588d0": "4.43 to 4.49",
-    "a97d82f5ee64e30b": "4.50",
-    "ddb4b4b78156100b": "4.51 to 4.57",
-    "735deb9920dba9d4": "5.0 to 5.14",
-    "4eddbbbe63e2ef48": "5.15 to 5.17",
-    "25e93363c8e3094f": "5.18",
-    "8851abe280f0d9fa": "5.19 to 5.24",
-}
-KNOWN_HALF = {"7b6c9b425ca04287"}
-_FAMILY = "transformers.models.{0}.modeling_{0}"
+__all__ = ["Nonconforming", "Replacement", "condense", "conforming", "replace_llama_with_condense", "replace_with_condense"]
 
 
-class Nonconforming(ValueError):
-    """A model family whose code is not what the patch replaces; the message says why."""
-
-
-def _form(node: ast.FunctionDef) -> str:
-    """A function's code without docstring, annotations and decorators, as sixteen digits."""
-    node = ast.parse(ast.unparse(node)).body[0]
-    node.decorator_list, node.returns = [], None
-    for argument in [*node.args.args, *node.args.kwonlyargs]:
-        argument.annotation = None
-    if isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
-        node.body = node.body[1:]
-    return hashlib.sha256(ast.unparse(node).encode()).hexdigest()[:16]
-
-
-def _parts(module):
-    """The apply function, and the rotary classes of text models with their forward, of a module's source."""
-    tree = ast.parse(inspect.getsource(module))
-    apply = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "apply_rotary_pos_emb"), None)
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("RotaryEmbedding")
-               and "Vision" not in n.name]
-    forwards = {c.name: next((f for f in c.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
-                for c in classes}
-    return tree, apply, forwards
-
-
-def _tables_used(tree, apply, forwards):
-    """Whoever else takes cos, sin or an element of position_embeddings, which would meet integers."""
-    known = {id(apply), *(id(f) for f in forwards.values())}
-
-    def visit(node):
-        if id(node) in known:
-            return None
-        if isinstance(node, ast.Call):
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            if name != "apply_rotary_pos_emb" and any(getattr(g, "id", None) in ("cos", "sin") for g in given):
-                return f"{name}(…, cos, sin)"
-        if isinstance(node, (ast.Attribute, ast.Subscript)):
-            if getattr(node.value, "id", None) in ("cos", "sin", "position_embeddings"):
-                return ast.unparse(node)
-        return next((found for child in ast.iter_child_nodes(node) if (found := visit(child))), None)
-
-    return visit(tree)
-
-
-def _check(module, family: str) -> list[str]:
-    """The names of the family's rotary classes; or an error that says why they cannot be replaced."""
-    tree, apply, forwards = _parts(module)
-    if apply is None or not forwards:
-        raise Nonconforming(f"{family}: it has no apply_rotary_pos_emb and RotaryEmbedding of its own")
-    if _form(apply) not in KNOWN_APPLY:
-        raise Nonconforming(f"{family}: its apply_rotary_pos_emb is not Llama's")
-    half = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "rotate_half"), None)
-    if half is None or _form(half) not in KNOWN_HALF:
-        raise Nonconforming(f"{family}: its rotate_half is not Llama's")
-    found = []
-    for name, forward in forwards.items():
-        if forward is None:
-            continue  # inherits one that was looked at
-        if _form(forward) not in KNOWN_FORWARD:
-            raise Nonconforming(f"{family}: {name}.forward is not Llama's")
-        found.append(name)
-    if user := _tables_used(tree, apply, forwards):
-        raise Nonconforming(f"{family}: cos and sin are used elsewhere, in {user}")
-    return found
-
-
-def conforming(family: str) -> bool:
-    """Whether `replace_with_condense` takes the family (the name of its folder in transformers.models)."""
-    try:
-        _check(importlib.import_module(_FAMILY.format(family)), family)
-    except (Nonconforming, ImportError):
-        return False
-    return True
-
-
-def _steps_of(module, ratio: float) -> torch.Tensor:
-    """The words of the module's own frequencies, condensed: by its config, and held to its inv_freq. No buffer: what
-    from_pretrained makes on "meta" it would not put back."""
-    config = getattr(module, "config", None)
-    if config is None:
-        raise Nonconforming(f"{type(module).__name__} has no config")
+def _said_by_config(module, ratio: float) -> Config:
+    config = module.config
     said = Config.from_json(json.dumps(config.to_dict(), default=str)).condensed(float(ratio))
-    frequencies = said.frequencies()
     groups = [group for group in said.groups if group["rotates"]]
     if any(group["pairing"] != "half-split" or group["inverse"] for group in groups):
         raise Nonconforming(f"{type(module).__name__}: its channels do not pair as Llama's")
-    own = getattr(module, "inv_freq", None)
-    if own is None:
-        raise Nonconforming(f"{type(module).__name__} has no inv_freq")
+    return said
+
+
+def _agree(frequencies: Frequencies, own: torch.Tensor, ratio: float) -> bool:
+    """Whether frequencies are a module's own, divided by the ratio."""
     if len(frequencies.inv_freq) != own.numel():
-        raise Nonconforming(f"expected {own.numel()} frequencies: the config says {len(frequencies.inv_freq)}")
-    if own.device.type != "meta":
-        ours = torch.tensor(frequencies.inv_freq, dtype=torch.float64) * ratio
-        if not torch.allclose(ours, own.detach().cpu().double(), rtol=1e-5, atol=0.0):
-            raise Nonconforming(f"{type(module).__name__}.inv_freq is not what its config says")
-    return ops.steps_of(frequencies)
+        return False
+    ours = torch.tensor(frequencies.inv_freq, dtype=torch.float64) * ratio
+    return own.device.type == "meta" or torch.allclose(ours, own.detach().cpu().double(), rtol=1e-5, atol=0.0)
 
 
-def _forward(module, x, position_ids):
-    """In place of a rotary module's forward: positions and words."""
-    steps = module._condensed_steps
-    if steps.device != x.device:
-        steps = steps.to(x.device)
-        object.__setattr__(module, "_condensed_steps", steps)
-    return position_ids, steps
+def _frequencies_of(module, ratio: float, layer_type: str | None) -> Frequencies:
+    """A module's own frequencies, condensed: by its config, or before 4.43 by its base; and held to its inv_freq."""
+    name = type(module).__name__
+    own = getattr(module, f"{layer_type}_inv_freq" if layer_type else "inv_freq", None)
+    if own is None:
+        raise Nonconforming(f"{name} has no inv_freq")
+    if getattr(module, "config", None) is None:
+        base = getattr(module, "base", None)
+        if base is None:
+            raise Nonconforming(f"{name} has neither a config nor a base")
+        if getattr(module, "scaling_factor", 1.0) != 1.0:
+            raise Nonconforming(f"{name} is stretched already: a ratio would stretch it twice")
+        candidates = [Frequencies(2 * own.numel(), float(base)).condensed(float(ratio))]
+    else:
+        said = _said_by_config(module, ratio)
+        if layer_type is not None:
+            candidates = [said.frequencies(layer_type)]
+        else:
+            # Gemma 3 of transformers 4 has a module of this class for each of two kinds of layers.
+            types_ = [type_ for group in said.groups if group["rotates"] for type_ in group["layer_types"] or [None]]
+            candidates = [said.frequencies(type_) for type_ in sorted(set(types_), key=str)]
+    matching = [frequencies for frequencies in candidates if _agree(frequencies, own, ratio)]
+    if not matching:
+        expected = sorted({len(frequencies.inv_freq) for frequencies in candidates})
+        raise Nonconforming(f"{name}.inv_freq, of {own.numel()}, is not what its config says, of {expected}")
+    return matching[0]
 
 
-def _wrap(module):
+def _steps_of(module, kind: int, ratio: float) -> dict[str | None, torch.Tensor]:
+    """The words of each layer type of a module (None: of all). No buffers: what from_pretrained makes on "meta" it would
+    not put back."""
+    types_ = [None]
+    if kind == forms.LAYER_TYPE:
+        # A type without frequencies does not rotate.
+        types_ = [t for t in sorted(set(module.layer_types)) if hasattr(module, f"{t}_inv_freq")]
+    return {type_: ops.steps_of(_frequencies_of(module, ratio, type_)) for type_ in types_}
+
+
+def _steps_on(module, device, layer_type=None) -> torch.Tensor:
+    steps = module._condensed_steps[layer_type]
+    if steps.device != device:
+        steps = module._condensed_steps[layer_type] = steps.to(device)
+    return steps
+
+
+@torch.no_grad()
+def _by_length(module, x, seq_len=None):
+    steps = _steps_on(module, x.device)
+    return steps, steps
+
+
+@torch.no_grad()
+def _by_positions(module, x, position_ids, seq_len=None):
+    return position_ids, _steps_on(module, x.device)
+
+
+@torch.no_grad()
+def _by_layer_type(module, x, position_ids, layer_type=None):
+    return position_ids, _steps_on(module, x.device, layer_type)
+
+
+# In place of a rotary module's forward.
+_FORWARD = {forms.LENGTH: _by_length, forms.POSITIONS: _by_positions, forms.LAYER_TYPE: _by_layer_type}
+
+
+def _wrap(module, form: forms.Form) -> None:
     """The module's apply_rotary_pos_emb, once."""
     original = module.apply_rotary_pos_emb
     if getattr(original, "_condensed_rope", False):
         return
     function = original.forward if isinstance(original, torch.nn.Module) else original
-    names = list(inspect.signature(function).parameters)
-    fifth_is_positions = len(names) > 4 and names[4] == "position_ids"
+    names = list(inspect.signature(function).parameters)[4:]
+    at = {name: names.index(name) if name in names else None for name in ("position_ids", "unsqueeze_dim")}
+
+    def given(name, args, kwargs, default):
+        place = at[name]
+        return args[place] if place is not None and len(args) > place else kwargs.get(name, default)
 
     @functools.wraps(function)
     def apply_rotary_pos_emb(q, k, cos, sin, *args, **kwargs):
         if cos.dtype is not torch.int64:
             return original(q, k, cos, sin, *args, **kwargs)
-        at = 1 if fifth_is_positions else 0
-        unsqueeze_dim = args[at] if len(args) > at else kwargs.get("unsqueeze_dim", 1)
+        unsqueeze_dim = given("unsqueeze_dim", args, kwargs, 1)
         # cos and sin are positions and words here.
-        if sin.numel() != ops.words_len(q.shape[-1]):
-            raise ValueError(f"expected heads whose channels all rotate: given {q.shape[-1]}, other than the rope's")
-        rest = (cos, sin, 3 - unsqueeze_dim, q.shape[-1], 0, False, False, 1.0)
+        ids = given("position_ids", args, kwargs, None) if form.indexes else cos
+        rotary_dim = q.shape[-1]
+        if sin.numel() != ops.words_len(rotary_dim):
+            raise ValueError(f"expected heads whose channels all rotate: given {rotary_dim}, other than the rope's")
+        spec = (3 - unsqueeze_dim, rotary_dim, 0, False, False, 1.0)
         tracked = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
         if tracked or _overlaps(q) or _overlaps(k):
-            return torch.ops.condensed_rope.rotate(q, k, *rest)
-        torch.ops.condensed_rope.rotate_(q, k, *rest)
+            return torch.ops.condensed_rope.rotate(q, k, 1, ids, None, None, (), 0, sin, *spec)
+        ops.rotate_ids_(q, k, ids, sin, *spec)
         return q, k
 
     apply_rotary_pos_emb._condensed_rope = True
@@ -210,35 +170,41 @@ def replace_with_condense(ratio: float, *families: str) -> Replacement:
     _check_ratio(ratio)
     if not families:
         raise ValueError("expected the name of a family at least: given none")
-    modules = []
-    for family in families:
-        try:
-            module = importlib.import_module(_FAMILY.format(family))
-        except ImportError as error:
-            raise ValueError(f"{family}: transformers has no such family: {error}") from error
-        modules.append((module, _check(module, family)))
+    modules = [forms.module_of(family) for family in families]
+    known = [forms.form_of(module, family) for module, family in zip(modules, families)]
     replacement = Replacement()
-    for module, names in modules:
-        _wrap(module)
-        for name in names:
+    for module, form in zip(modules, known):
+        _wrap(module, form)
+        made = {name: functools.partial(_condensed_class, kind=kind, ratio=ratio) for name, kind in form.classes.items()}
+        made |= {name: _refusing_class for name in form.stretched}
+        for name, make in made.items():
             # A second call replaces the first one.
             base = getattr(module, name)
             base = getattr(base, "_condensed_base", base)
-            setattr(module, name, _condensed_class(base, ratio))
+            setattr(module, name, make(base))
             replacement._undo.append(functools.partial(setattr, module, name, base))
     return replacement
 
 
-def _condensed_class(base, ratio):
+def _class_like(base, **members):
     """A class of the same name, constructor and buffers, as transformers finds buffers by the name."""
+    same = {"_condensed_base": base, "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), members | same)
 
+
+def _condensed_class(base, kind, ratio):
     def __init__(self, *args, **kwargs):
         base.__init__(self, *args, **kwargs)
-        object.__setattr__(self, "_condensed_steps", _steps_of(self, ratio))
+        object.__setattr__(self, "_condensed_steps", _steps_of(self, kind, ratio))
 
-    members = {"__init__": __init__, "forward": torch.no_grad()(_forward), "_condensed_base": base,
-               "__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base,), members)
+    return _class_like(base, __init__=__init__, forward=_FORWARD[kind])
+
+
+def _refusing_class(base):
+    def __init__(self, *_, **__):
+        raise ValueError(f"{base.__name__} is stretched already: a ratio would stretch it twice")
+
+    return _class_like(base, __init__=__init__)
 
 
 def replace_llama_with_condense(ratio: float) -> Replacement:
@@ -256,15 +222,18 @@ def condense(model, ratio: float) -> Replacement:
         raise ValueError(f"{type(model).__name__} is condensed already")
     files = {type(m).__module__ for m in model.modules() if "apply_rotary_pos_emb" in vars(sys.modules[type(m).__module__])}
     files |= {type(module).__module__ for module in rotary}
+    form = {file: forms.form_of(sys.modules[file], file.rsplit(".", 1)[-1].removeprefix("modeling_")) for file in files}
+    stretched = [type(m).__name__ for m in rotary if type(m).__name__ in form[type(m).__module__].stretched]
+    if stretched:
+        raise ValueError(f"{stretched[0]} is stretched already: a ratio would stretch it twice")
+    kinds = [form[type(module).__module__].classes[type(module).__name__] for module in rotary]
+    steps = [_steps_of(module, kind, ratio) for module, kind in zip(rotary, kinds)]
     for file in files:
-        _check(sys.modules[file], file.rsplit(".", 1)[-1].removeprefix("modeling_"))
-    steps = [_steps_of(module, ratio) for module in rotary]
-    for file in files:
-        _wrap(sys.modules[file])
+        _wrap(sys.modules[file], form[file])
     replacement = Replacement()
-    for module, own in zip(rotary, steps):
+    for module, kind, own in zip(rotary, kinds, steps):
         object.__setattr__(module, "_condensed_steps", own)
-        object.__setattr__(module, "forward", types.MethodType(torch.no_grad()(_forward), module))
+        object.__setattr__(module, "forward", types.MethodType(_FORWARD[kind], module))
         replacement._undo.append(functools.partial(_restore, module))
     return replacement
 
@@ -277,9 +246,3 @@ def _restore(module):
 def _check_ratio(ratio):
     if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 < ratio < float("inf"):
         raise ValueError(f"condense ratio must be a finite number above zero: given {ratio!r}")
-
-
-if __name__ == "__main__":
-    _, _apply, _forwards = _parts(importlib.import_module(_FAMILY.format("llama")))
-    print("apply  ", _form(_apply))
-    print("forward", {name: _form(forward) for name, forward in _forwards.items() if forward})
