@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #define CUDA(call)                                                                              \
@@ -162,13 +163,13 @@ int main() {
         const crope_heads q_heads = heads(reinterpret_cast<void*>(q_on), Q_HEADS);
         const crope_positions positions = ids_at(reinterpret_cast<const void*>(ids_on));
         ROPE(crope_check(borrowed, &rope, &q_heads, nullptr, &positions));
-        // From a thread that has no context current.
+        // From a thread that has no context current, before and after.
         CUcontext now;
-        DRIVER(cuCtxSetCurrent(nullptr));
-        ROPE(crope_rotate(borrowed, nullptr, &rope, &q_heads, nullptr, &positions));
-        DRIVER(cuCtxGetCurrent(&now));
-        CHECK(now == nullptr);
-        DRIVER(cuCtxSetCurrent(context));
+        std::thread([&] {
+            ROPE(crope_rotate(borrowed, nullptr, &rope, &q_heads, nullptr, &positions));
+            DRIVER(cuCtxGetCurrent(&now));
+            CHECK(now == nullptr);
+        }).join();
         std::vector<__nv_bfloat16> q_out(q.size());
         DRIVER(cuMemcpyDtoH(q_out.data(), q_on, q.size() * 2));
         CHECK(std::memcmp(q_out.data(), q_true[0].data(), q.size() * 2) == 0);
@@ -179,9 +180,10 @@ int main() {
         std::printf("%s context, borrowed: the CPU's bits\n", primary ? "the primary" : "another");
     }
     crope_kernels* none;
-    DRIVER(cuCtxSetCurrent(nullptr));
-    CHECK(crope_kernels_cuda_current(&none) != 0);
-    std::printf("no context: %s\n", crope_last_error());
+    std::thread([&] {
+        CHECK(crope_kernels_cuda_current(&none) != 0);
+        std::printf("no context: %s\n", crope_last_error());
+    }).join();
     CHECK(crope_kernels_cuda(99, &none) != 0);
     std::printf("device 99: %s\n", crope_last_error());
     crope_kernels_free(cpu);

@@ -124,6 +124,21 @@ def test_condense_a_model_and_undo():
     assert torch.equal(logits(model), logits(plain))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_that_were_cast_are_condensed(dtype):
+    """Their frequencies are rounded to their type; ours come from the config. What is no rounding is refused."""
+    plain = make()
+    linear, cast = make(state=plain.state_dict(), **scaled(8)), make(state=plain.state_dict()).to(dtype)
+    condensed_rope.condense(cast, 8)
+    assert (logits(cast).float() - logits(linear)).abs().max() < 0.02
+    with pytest.raises(ValueError, match="inv_freq"):
+        changed = make()
+        for module in changed.modules():
+            if hasattr(module, "inv_freq"):
+                module.inv_freq = module.inv_freq * 1.01
+        condensed_rope.condense(changed, 8)
+
+
 def test_two_ratios_live_side_by_side():
     plain = make()
     models = {}
@@ -186,7 +201,8 @@ def test_export_keeps_the_operator():
         exported = torch.export.export(model, (IDS,), dict(use_cache=False), strict=False)
         calls = [str(node.target) for node in exported.graph.nodes if "condensed_rope" in str(node.target)]
         assert len(calls) == SIZES["num_hidden_layers"], calls
-        assert torch.equal(exported.module()(IDS, use_cache=False).logits, logits(model, use_cache=False))
+        off = exported.module()(IDS, use_cache=False).logits - logits(model, use_cache=False)
+        assert off.abs().max() < CLOSE
 
 
 def test_models_that_accelerate_spreads(tmp_path):

@@ -36,7 +36,11 @@ FORWARD = {
     "4eddbbbe63e2ef48": POSITIONS,  # 5.15 to 5.17
     "25e93363c8e3094f": POSITIONS,  # 5.18
     "8851abe280f0d9fa": POSITIONS,  # 5.19 to 5.24
-    "dbd87b9c973f19c8": LAYER_TYPE,  # 5.24: Gemma 3, Mellum, Dory
+    # Gemma 3, Mellum, Dory
+    "9129bd1585000598": LAYER_TYPE,  # 5.0 to 5.14
+    "6aca2915f88fbb67": LAYER_TYPE,  # 5.15 to 5.17
+    "6977c8975a6457f8": LAYER_TYPE,  # 5.18
+    "dbd87b9c973f19c8": LAYER_TYPE,  # 5.19 to 5.24
 }
 
 
