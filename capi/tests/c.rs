@@ -1,6 +1,6 @@
 //! A C program, compiled by `cc` against the header and linked with the shared library, and what that exports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn library() -> PathBuf {
@@ -9,21 +9,21 @@ fn library() -> PathBuf {
     folder.join("libcondensed_rope_c.so")
 }
 
-#[test]
-fn a_c_program_runs() {
+/// Compiles a program against the header, links it with the library by the name that programs find it by, and runs it:
+/// what it printed.
+fn run(name: &str, source: &Path) -> String {
     let root = env!("CARGO_MANIFEST_DIR");
-    let library = library();
-    let program = std::env::temp_dir().join(format!("condensed-rope-c-{}", std::process::id()));
+    let program =
+        std::env::temp_dir().join(format!("condensed-rope-{name}-{}", std::process::id()));
     let folder = program.with_extension("lib");
     std::fs::create_dir_all(&folder).expect("a folder");
-    // By the name that programs find it by.
     for name in ["libcondensed_rope.so", "libcondensed_rope.so.0"] {
-        std::fs::copy(&library, folder.join(name)).expect("the library");
+        std::fs::copy(library(), folder.join(name)).expect("the library");
     }
     let compiled = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&program)
-        .arg(format!("{root}/tests/test.c"))
+        .arg(source)
         .arg(format!("-I{root}/include"))
         .arg(format!("-L{}", folder.display()))
         .args(["-lcondensed_rope", "-lm"])
@@ -31,10 +31,30 @@ fn a_c_program_runs() {
         .expect("cc");
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     let ran = Command::new(&program).env("LD_LIBRARY_PATH", &folder).output().expect("it runs");
-    let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && said.contains("0 failures"), "{said}");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success(), "{said}");
     let _ = std::fs::remove_dir_all(&folder);
     let _ = std::fs::remove_file(&program);
+    said
+}
+
+#[test]
+fn a_c_program_runs() {
+    let said = run("test", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/test.c"));
+    assert!(said.contains("0 failures"), "{said}");
+}
+
+/// The program of docs/c.md, as it stands there, prints what it says there.
+#[test]
+fn the_guides_program_runs() {
+    let guide = include_str!("../../docs/c.md");
+    let program = guide.split("```c\n").nth(1).and_then(|rest| rest.split("```").next());
+    let program = program.expect("a program");
+    let source = std::env::temp_dir().join(format!("condensed-rope-{}.c", std::process::id()));
+    std::fs::write(&source, program).expect("written");
+    let said = run("guide", &source);
+    let _ = std::fs::remove_file(&source);
+    assert!(program.contains(&format!("/* {} */", said.trim())), "{said}");
 }
 
 /// Nothing but the interface.
