@@ -6,7 +6,7 @@ use condensed_rope::{
     AnyRope, DimOrder, Direction, Dtype, Error, IndexType, Layout, Pairing, Positions, RawBuffer,
     RawIds, RawOperand, RopeSpec, Sections, cpu,
 };
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::raised;
@@ -14,6 +14,7 @@ use crate::raised;
 /// Why a call was not made.
 pub enum Refusal {
     Rope(Error),
+    Value(String),
     Type(String),
     Machine(String),
 }
@@ -22,7 +23,9 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Rope(error) => error.fmt(f),
-            Self::Type(message) | Self::Machine(message) => f.write_str(message),
+            Self::Value(message) | Self::Type(message) | Self::Machine(message) => {
+                f.write_str(message)
+            }
         }
     }
 }
@@ -37,6 +40,7 @@ impl From<Refusal> for PyErr {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Rope(error) => raised(error),
+            Refusal::Value(message) => PyValueError::new_err(message),
             Refusal::Type(message) => PyTypeError::new_err(message),
             Refusal::Machine(message) => PyRuntimeError::new_err(message),
         }
@@ -156,7 +160,7 @@ impl Kind {
         const ALL: [Kind; 5] =
             [Kind::Consecutive, Kind::Ids, Kind::Starts, Kind::Ragged, Kind::Axes];
         let kind = usize::try_from(number).ok().and_then(|number| ALL.get(number).copied());
-        let unknown = || Refusal::Machine(format!("a kind of positions is 0 to 4: given {number}"));
+        let unknown = || Refusal::Value(format!("a kind of positions is 0 to 4: given {number}"));
         kind.ok_or_else(unknown)
     }
 }

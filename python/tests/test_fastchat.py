@@ -65,3 +65,8 @@ def test_casts_keep_what_they_keep():
 def test_what_cannot_be_is_an_error(arguments):
     with pytest.raises(ValueError):
         condensed_rope.CondenseRotaryEmbedding(*arguments)
+
+
+def test_negative_lengths_are_errors():
+    with pytest.raises(ValueError, match="seq_len"):
+        condensed_rope.CondenseRotaryEmbedding(16, 2)(torch.zeros(1), -1)

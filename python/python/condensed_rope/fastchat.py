@@ -29,6 +29,8 @@ class CondenseRotaryEmbedding(torch.nn.Module):
     def forward(self, x, seq_len=None):
         if seq_len is None:
             raise TypeError("seq_len is needed: the number of rows")
+        if seq_len < 0:
+            raise ValueError(f"seq_len must be 0 or more: given {seq_len}")
         self.max_seq_len_cached = max(self.max_seq_len_cached, seq_len)
         # FastChat's tables hold one row for every begun position.
         rows = min(int(seq_len), math.ceil(self.max_seq_len_cached))

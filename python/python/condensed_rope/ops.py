@@ -79,7 +79,8 @@ def _new(x):
 
 
 def _channels_contiguous(x):
-    return x if x is None or x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+    # A scalar is refused with all other shapes that are wrong.
+    return x if x is None or x.dim() == 0 or x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
 
 
 def _rotate(q, k, *rest):

@@ -31,6 +31,8 @@ class Positions:
     @staticmethod
     def consecutive(start: int = 0) -> Positions:
         """`start, start + 1, …` in every sequence of the batch."""
+        if isinstance(start, int) and not -(1 << 63) <= start < 1 << 63:
+            raise ValueError(f"a start must fit 64 bits: given {start}")
         return Positions(CONSECUTIVE, start=start)
 
     @staticmethod
@@ -65,5 +67,5 @@ def of(given: torch.Tensor | int | Positions) -> Positions:
     if isinstance(given, torch.Tensor):
         return Positions(IDS, given)
     if isinstance(given, int) and not isinstance(given, bool):
-        return Positions(CONSECUTIVE, start=given)
+        return Positions.consecutive(given)
     raise TypeError(f"expected position ids as a tensor, a start or Positions: given {type(given).__name__}")

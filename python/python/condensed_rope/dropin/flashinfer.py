@@ -21,6 +21,8 @@ def _rope(rotary_dim, interleave, rope_scale, rope_theta, *llama31) -> ops.Rope:
 
 
 def _rotate(call, q, k, positions, rotary_dim, *numbers):
+    if q.dim() != 3:
+        raise ValueError(f"expected q as [nnz, heads, head_dim]: given {tuple(q.shape)}")
     return call(q, k, positions, _rope(q.shape[-1] if rotary_dim is None else rotary_dim, *numbers), 1)
 
 
