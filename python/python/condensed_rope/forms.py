@@ -80,14 +80,18 @@ def digest(node: ast.FunctionDef) -> str:
 
 
 def parts(module):
-    """A module's source, its apply function, and the rotary classes of text models with their forward."""
+    """A module's source, its apply function, and the rotary classes of text models with their forward, inherited ones too."""
     tree = ast.parse(inspect.getsource(module))
     apply = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "apply_rotary_pos_emb"), None)
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("RotaryEmbedding")
-               and "Vision" not in n.name]
-    forwards = {c.name: next((f for f in c.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
-                for c in classes}
-    return tree, apply, forwards
+    classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("RotaryEmbedding")
+               and "Vision" not in n.name}
+
+    def forward_of(node):
+        own = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
+        bases = [classes[base.id] for base in node.bases if getattr(base, "id", None) in classes]
+        return own or next(filter(None, map(forward_of, bases)), None)
+
+    return tree, apply, {name: forward_of(node) for name, node in classes.items()}
 
 
 def _tables_used(tree, apply, forwards, by_layer_type):
@@ -127,9 +131,9 @@ def form_of(module, family: str) -> Form:
     stretched = tuple(name for name in forwards if "Scaling" in name)
     classes = {}
     for name, forward in forwards.items():
-        if forward is None or name in stretched:
-            continue  # inherits one that is looked at
-        kind = FORWARD.get(digest(forward))
+        if name in stretched:
+            continue
+        kind = None if forward is None else FORWARD.get(digest(forward))
         if kind is None or indexes != (kind == LENGTH):
             raise Nonconforming(f"{family}: {name}.forward is not Llama's")
         classes[name] = kind
