@@ -264,16 +264,20 @@ unsafe fn positions(given: &crope_positions) -> Result<Positions<RawIds>, Failur
     Ok(positions.with_sets(sets))
 }
 
-/// q, k and positions.
-type Call = (Option<RawOperand>, Option<RawOperand>, Positions<RawIds>);
+/// A rope, q, k and positions.
+type Call = (AnyRope, Option<RawOperand>, Option<RawOperand>, Positions<RawIds>);
 
 /// # Safety
-/// Structs are NULL or as [`crope_rotate`] says.
+/// Pointers are NULL or as [`crope_rotate`] says; the words are not read.
 unsafe fn call(
+    kernels: *const crope_kernels,
+    rope: *const crope_rope,
     q: *const crope_heads,
     k: *const crope_heads,
     positions: *const crope_positions,
 ) -> Result<Call, Failure> {
+    // SAFETY: the caller's promise.
+    let rope = unsafe { borrowing(kernels, rope) }?;
     // SAFETY: the caller's promise.
     let q = unsafe { read_sized("q", q) }?.map(|q| operand("q", &q)).transpose()?;
     // SAFETY: the caller's promise.
@@ -282,7 +286,7 @@ unsafe fn call(
     let given = unsafe { read_sized("positions", positions) }?;
     let given = given.ok_or_else(|| argument("positions", "a struct: given NULL"))?;
     // SAFETY: the caller's promise.
-    Ok((q, k, unsafe { self::positions(&given) }?))
+    Ok((rope, q, k, unsafe { self::positions(&given) }?))
 }
 
 /// Rotates q and k (either may be NULL) on a stream (a `CUstream` or `cudaStream_t`; NULL on the CPU) in one launch.
@@ -301,9 +305,7 @@ pub unsafe extern "C" fn crope_rotate(
 ) -> i32 {
     status(|| {
         // SAFETY: the caller's promise.
-        let rope = unsafe { borrowing(kernels, rope) }?;
-        // SAFETY: the caller's promise.
-        let (q, k, positions) = unsafe { call(q, k, positions) }?;
+        let (rope, q, k, positions) = unsafe { call(kernels, rope, q, k, positions) }?;
         // SAFETY: the caller's promise.
         Ok(unsafe { rope.rotate_raw(stream, q, k, positions) }?)
     })
@@ -323,10 +325,8 @@ pub unsafe extern "C" fn crope_check(
     positions: *const crope_positions,
 ) -> i32 {
     status(|| {
-        // SAFETY: the caller's promise; the words are not read.
-        let rope = unsafe { borrowing(kernels, rope) }?;
         // SAFETY: the caller's promise.
-        let (q, k, positions) = unsafe { call(q, k, positions) }?;
+        let (rope, q, k, positions) = unsafe { call(kernels, rope, q, k, positions) }?;
         Ok(rope.spec().check(q, k, positions)?)
     })
 }

@@ -189,25 +189,25 @@ pub fn positions(
     batch_seq: [usize; 2],
 ) -> Result<Positions<RawIds>> {
     let missing = |what: &str| Refusal::Type(format!("expected {what}: given None"));
-    let ids = |what: &str| ids.ok_or_else(|| missing(what));
+    let needed = |what: &str| ids.ok_or_else(|| missing(what));
     let positions = match kind {
         Kind::Consecutive => Positions::consecutive(start),
         Kind::Ids => {
-            let ids = ids("position ids")?;
+            let ids = needed("position ids")?;
             let (sizes, strides) = (ids.sizes, ids.strides);
             Positions::of_tensor(ids.dtype, ids.address, sizes, strides, batch_seq)?
         }
-        Kind::Starts => Positions::starts(row("starts", ids("starts")?)?),
+        Kind::Starts => Positions::starts(row("starts", needed("starts")?)?),
         Kind::Ragged => {
             let cu_seqlens = cu_seqlens.ok_or_else(|| missing("cu_seqlens"))?;
             let cu_seqlens = row("cu_seqlens", cu_seqlens)?;
-            match ids("").ok() {
+            match ids {
                 None => Positions::ragged(cu_seqlens),
                 Some(starts) => Positions::ragged_from(cu_seqlens, row("starts", starts)?),
             }
         }
         Kind::Axes => {
-            let ids = ids("position ids")?;
+            let ids = needed("position ids")?;
             let axes = ids.sizes.first().copied().unwrap_or(0);
             let of_pair = axis_of_pair.iter().map(|&axis| usize::try_from(axis));
             let of_pair: std::result::Result<Vec<usize>, _> = of_pair.collect();
@@ -253,7 +253,6 @@ pub unsafe fn rotate(
 ///
 /// # Safety
 /// As of [`rotate`], of both buffers.
-#[allow(clippy::too_many_arguments)]
 pub unsafe fn cos_sin(
     place: Place,
     words: Words,

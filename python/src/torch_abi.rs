@@ -28,7 +28,6 @@ struct Torch {
     dim: unsafe extern "C" fn(Handle, *mut i64) -> i32,
     sizes: unsafe extern "C" fn(Handle, *mut *const i64) -> i32,
     strides: unsafe extern "C" fn(Handle, *mut *const i64) -> i32,
-    numel: unsafe extern "C" fn(Handle, *mut i64) -> i32,
     dtype: unsafe extern "C" fn(Handle, *mut i32) -> i32,
     device_type: unsafe extern "C" fn(Handle, *mut i32) -> i32,
     device_index: unsafe extern "C" fn(Handle, *mut i32) -> i32,
@@ -101,7 +100,6 @@ unsafe fn register(cpu: &str, cuda: Option<&str>) -> Result<(), Box<dyn std::err
         dim: of!(library, "aoti_torch_get_dim"),
         sizes: of!(library, "aoti_torch_get_sizes"),
         strides: of!(library, "aoti_torch_get_strides"),
-        numel: of!(library, "aoti_torch_get_numel"),
         dtype: of!(library, "aoti_torch_get_dtype"),
         device_type: of!(library, "aoti_torch_get_device_type"),
         device_index: of!(library, "aoti_torch_get_device_index"),
@@ -291,10 +289,10 @@ unsafe fn run(torch: &Torch, tensors: &[Tensor<'_>], stack: &[u64; 10]) -> Resul
     let positions = call::positions(Kind::Ids, Some(&ids), None, None, &[], 0, batch_seq)?;
     let what = "steps must be contiguous int64, of one dimension: given something else";
     let words = steps.strided(device, what, [(i64, ()); 3])?;
-    if !matches!((words.sizes, words.strides), (&[_], &[1])) {
+    let (&[len], &[1]) = (words.sizes, words.strides) else {
         return Err(Refusal::Type(what.to_owned()));
-    }
-    let words = Words { address: words.address, len: size(steps.ask(torch.numel)? as u64) };
+    };
+    let words = Words { address: words.address, len: size(len as u64) };
     let turn = Turn {
         rotary_dim: size(rotary_dim),
         interleaved: interleaved as u8 != 0,

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 import condensed_rope
+from condensed_rope import ops
 
 SIZES = dict(vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128)
@@ -73,7 +74,7 @@ def check(rank, folder):
         for (q, k), after, ids, steps in rotations:
             assert q.shape[1] == SIZES["num_attention_heads"] // dist.get_world_size() and type(q) is torch.Tensor
             spec = (2, q.shape[-1], 0, False, False, 1.0)
-            whole = torch.ops.condensed_rope.rotate(gathered(q), gathered(k), 1, ids, None, None, (), 0, steps, *spec)
+            whole = ops.rotate_ids(gathered(q), gathered(k), ids, steps, *spec)
             for all_heads, own in zip(whole, after):
                 heads = own.shape[1]
                 assert torch.equal(all_heads[:, rank * heads:(rank + 1) * heads], own), "another shard's bits"

@@ -90,8 +90,13 @@ def _rotate(q, k, *rest):
     return q_out, k_out
 
 
+def _by_ids(ids):
+    """One id a token, as the general operators take positions."""
+    return positions.IDS, ids, None, None, (), 0
+
+
 def _rotate_ids_(q, k, ids, *rest):
-    _launch(q, k, None, None, positions.IDS, ids, None, None, (), 0, *rest)
+    _launch(q, k, None, None, *_by_ids(ids), *rest)
 
 
 def _register_stable() -> bool:
@@ -153,6 +158,11 @@ _in_place = torch.ops.condensed_rope.rotate_.default
 _ids_in_place = torch.ops.condensed_rope.rotate_ids_.default
 
 
+def rotate_ids(q, k, ids, steps, *spec):
+    """The functional operator for ids."""
+    return _functional(q, k, *_by_ids(ids), steps, *spec)
+
+
 def rotate_ids_(q, k, ids, steps, *spec) -> None:
     """The operator of that name, whose refusals are this package's errors: a kernel without Python in it can throw nothing
     but torch's RuntimeError."""
@@ -180,6 +190,7 @@ class Rope:
         self.rotary_offset = rotary_offset
         self.is_inverse = False
         self._steps: dict[torch.device, torch.Tensor] = {}
+        # Asked once, not at each call.
         first = self.sets[0]
         self._numbers = first.rotary_dim, first.factor
 

@@ -136,7 +136,7 @@ def _wrap(module, form: forms.Form) -> None:
         spec = (3 - unsqueeze_dim, rotary_dim, 0, False, False, 1.0)
         tracked = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
         if tracked or _overlaps(q) or _overlaps(k):
-            return torch.ops.condensed_rope.rotate(q, k, 1, ids, None, None, (), 0, sin, *spec)
+            return ops.rotate_ids(q, k, ids, sin, *spec)
         ops.rotate_ids_(q, k, ids, sin, *spec)
         return q, k
 
