@@ -12,7 +12,7 @@ use std::thread;
 use crate::toolkit::{Nvcc, variable};
 
 /// The fat binaries, a source each.
-pub const KERNELS: [&str; 2] = ["rotate", "cos_sin"];
+pub const KERNELS: [&str; 3] = ["rotate", "append", "cos_sin"];
 
 /// Machine code, and the PTX that it is made of: the first of each generation, whose code runs on
 /// the others. L2 hints begin with compute_80, and PDL with compute_90.

@@ -1,7 +1,7 @@
 // One spelling of the arithmetic for the GPU and for the host.
 //
 // Everything in kernels/ compiles with nvcc for the device and with any C++17 compiler for the host, and
-// gives the same bits on both: integers, fma, mul and conversions, each rounded once as IEEE 754 says.
+// gives the same bits on both: integers, fma, products, sums, quotients, roots and conversions, each rounded once as IEEE 754 says.
 // The host must not contract `a * b + c` (-ffp-contract=off).
 #pragma once
 
@@ -21,6 +21,9 @@ namespace rope {
 
 ROPE_FN float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ROPE_FN float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+ROPE_FN float add_rn(float a, float b) { return __fadd_rn(a, b); }
+ROPE_FN float rcp_rn(float a) { return __frcp_rn(a); }
+ROPE_FN float sqrt_rn(float a) { return __fsqrt_rn(a); }
 ROPE_FN float float_of_int(int32_t i) { return __int2float_rn(i); }
 ROPE_FN float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
 ROPE_FN uint32_t bits_of_float(float f) { return __float_as_uint(f); }
@@ -42,6 +45,9 @@ ROPE_FN u64x2 ldg(const u64x2* address) { return __ldg(address); }
 
 ROPE_FN float fma_rn(float a, float b, float c) { return fmaf(a, b, c); }
 ROPE_FN float mul_rn(float a, float b) { return a * b; }
+ROPE_FN float add_rn(float a, float b) { return a + b; }
+ROPE_FN float rcp_rn(float a) { return 1.0f / a; }
+ROPE_FN float sqrt_rn(float a) { return sqrtf(a); }
 ROPE_FN float float_of_int(int32_t i) { return static_cast<float>(i); }
 ROPE_FN float float_of_bits(uint32_t bits) {
     float f;

@@ -1,4 +1,4 @@
-// Vector loads and stores of 2 to 16 bytes, with an L2 eviction hint.
+// Vector loads and stores of 1 to 16 bytes, with an L2 eviction hint.
 #pragma once
 
 #include "arith.cuh"
@@ -13,6 +13,11 @@ struct alignas(BYTES) Raw {
 template <>
 struct alignas(2) Raw<2> {
     uint16_t word[1];
+};
+
+template <>
+struct Raw<1> {
+    uint8_t word[1];
 };
 
 template <int BYTES>

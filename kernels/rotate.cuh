@@ -15,9 +15,9 @@
 #pragma once
 
 #include "params/rotate.cuh"
-#include "stage/angles.cuh"
 #include "stage/fragment.cuh"
 #include "stage/pass_through.cuh"
+#include "stage/turn.cuh"
 
 namespace rope {
 
@@ -100,32 +100,7 @@ ROPE_FN void rotate_token(const RotateParams& params, const Thread& at, Locate l
         }
         load();
     }
-    if constexpr (GENERAL) {
-        const uint64_t* steps = params.steps;
-        if (params.sets.ids.first != nullptr) {
-            const bool ragged = params.positions.cu_seqlens != nullptr;
-            const uint32_t sequence = ragged ? params.positions.sequence_of(coord.t) : coord.b;
-            steps += static_cast<uint64_t>(params.sets.set(sequence)) * params.sets.stride;
-            const uint64_t last = steps[params.sets.stride - 1];
-            const float factor = float_of_bits(static_cast<uint32_t>(last));
-            cos_factor = mul_rn(cos_factor, factor);
-            sin_factor = mul_rn(sin_factor, factor);
-        }
-        angles.load_steps(steps, pair);
-    }
-    if (GENERAL && params.axes.count != 0) {
-        const Ids& ids = params.positions.ids;
-        const uint64_t offset = params.positions.offset(coord.b, coord.s);
-        // A fourth id costs a load and a choice a pair: three axes do not pay for it.
-        if (__builtin_expect(params.axes.count == Axes::MAX, 0)) {
-            angles.template multiply<Axes::MAX>(params.axes, ids, offset, pair);
-        } else {
-            angles.template multiply<Axes::MAX - 1>(params.axes, ids, offset, pair);
-        }
-    } else {
-        angles.multiply(params.positions.position<GENERAL>(params.starts, coord.t, coord.b, coord.s));
-    }
-    angles.sin_cos(cos_factor, sin_factor);
+    turn<GENERAL>(params, coord, pair, cos_factor, sin_factor, angles);
     if (early) {
         launch_dependent_grids();
         wait_on_dependent_grids();

@@ -34,6 +34,15 @@
     ENTRY(rotate_general_2_0, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
 
+// And every entry of norm, rotation and append: a thread takes Q heads of q together with KV of k's and v's, or, where KV
+// is 0, Q heads of any.
+#define ROPE_APPEND_ENTRIES(ENTRY)        \
+    ENTRY(append_1_0, 1, 0, false)        \
+    ENTRY(append_2_0, 2, 0, false)        \
+    ENTRY(append_2_1, 2, 1, false)        \
+    ENTRY(append_general_2_0, 2, 0, true) \
+    ENTRY(append_general_2_1, 2, 1, true)
+
 // The kernels, each entry in all variants, are named <entry>_<element>_<order>_<bytes>; the table's
 // entry is cos_sin.
 

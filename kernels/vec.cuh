@@ -150,6 +150,13 @@ struct Pairs {
         }
     }
 
+    // f(pair index, x, y) of every pair.
+    template <class F>
+    ROPE_FN void each(F f) const {
+        Pairs copy = *this;
+        copy.map(f);
+    }
+
     // The pair (x, y) becomes f(pair index, x, y), in place.
     template <class F>
     ROPE_FN void map(F f) {

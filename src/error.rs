@@ -377,6 +377,43 @@ errors! {
     } => "rotary_dim of a rope of two axes must be a multiple of 4 up to {MAX_HEAD_DIM}: given {given}";
     /// No context is current on the calling thread.
     48 NoContext => "expected a CUDA context that is current on this thread: given none";
+    /// A head of an odd number of channels, where all of it is normalised or cached: channels come in pairs.
+    49 OddHeadDim {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its channels per head.
+        given: usize,
+    } => "{tensor}: head_dim must be even where heads are normalised or cached: given {given}";
+    /// An epsilon of a norm that is not a number from 2^-101 on: what is smaller has no root of the same bits everywhere.
+    50 Epsilon {
+        /// The epsilon that was given.
+        given: f32,
+    } => "epsilon of a norm must be finite, 2^-101 or more: given {given}";
+    /// A scale of 8-bit floats that is not a normal number above zero.
+    51 Scale {
+        /// Whose.
+        tensor: &'static str,
+        /// The scale that was given.
+        given: f32,
+    } => "{tensor}: must be finite, 2^-126 or more: given {given}";
+    /// Keys or values that are only read, without a cache for them to go to; or a cache without them.
+    52 Cache {
+        /// What is missing, or superfluous.
+        what: &'static str,
+        /// What the call must have.
+        expected: &'static str,
+    } => "{what}: expected {expected}: given none";
+    /// A cache that does not have the heads of what goes there, or the pages of the other one.
+    53 CacheShape {
+        /// Which cache.
+        tensor: &'static str,
+        /// Which of its sizes.
+        what: &'static str,
+        /// What it must be.
+        expected: usize,
+        /// What it is.
+        given: usize,
+    } => "{tensor}: {what} must be {expected}: given {given}";
 }
 
 /// `Result` with this crate's [`Error`].

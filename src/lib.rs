@@ -72,8 +72,10 @@ mod trace;
 
 pub use any_rope::AnyRope;
 pub use call::{
-    Address, DimOrder, Direction, Dtype, Element, IndexType, Layout, Pairing, PositionKind,
-    Positions, RawBuffer, RawIds, RawOperand, RopeSpec, SectionOrder, Sections,
+    Address, Append, DimOrder, Direction, Dtype, Element, IndexType, Keys, KvCache, KvLayout,
+    Layout, Memory, Pairing, PositionKind, Positions, QkNorm, Queries, Raw, RawBuffer, RawIds,
+    RawMemory, RawOperand, RawTensor, RopeSpec, Rows, Scale, SectionOrder, Sections, SlotMapping,
+    Slots, Stored,
 };
 pub use error::{Error, Result};
 pub use fastchat::{CondensedRotaryEmbedding, CosSin};

@@ -229,6 +229,12 @@ impl Layout {
         self.batch.saturating_mul(self.seq)
     }
 
+    /// The rotated channels of each head, and nothing else.
+    pub(crate) const fn narrowed(self, rotary_dim: usize) -> Self {
+        let offset = self.offset + self.rotary_offset;
+        Self { head_dim: rotary_dim, offset, rotary_offset: 0, ..self }
+    }
+
     /// Where a row starts in the buffer. Only for layouts that passed [`check`](Self::check).
     pub(crate) fn row(&self, b: usize, s: usize, h: usize) -> usize {
         self.offset + b * self.strides[0] + s * self.strides[1] + h * self.strides[2]
@@ -243,7 +249,7 @@ impl Layout {
     }
 
     /// One past the last element of the view; `None` where that overflows.
-    fn end(&self) -> Option<usize> {
+    pub(crate) fn end(&self) -> Option<usize> {
         let start = self.offset.checked_add(self.head_dim)?;
         self.sizes().iter().zip(self.strides).try_fold(start, |end, (&n, stride)| {
             end.checked_add(n.saturating_sub(1).checked_mul(stride)?)

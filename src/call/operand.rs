@@ -85,11 +85,11 @@ impl RawOperand {
 
     /// Shapes, ranges, bounds, alignment and rows, of the target and of the source.
     pub(crate) fn check(&self, names: Names, rotary_dim: usize) -> Result<()> {
-        check_view(names.target, self.dtype, &self.target, &self.layout, rotary_dim)?;
+        check_view(names.target, self.dtype.size(), &self.target, &self.layout, rotary_dim)?;
         self.layout.check_rows_disjoint(names.target)?;
         let Some((source, from)) = &self.source else { return Ok(()) };
         let tensor = names.source;
-        check_view(tensor, self.dtype, source, from, rotary_dim)?;
+        check_view(tensor, self.dtype.size(), source, from, rotary_dim)?;
         if from.shape() != self.layout.shape() {
             let (expected, given) = (self.layout.shape(), from.shape());
             return Err(Error::Shape { tensor, expected, given });
@@ -104,18 +104,23 @@ impl RawOperand {
     /// What is written shares nothing with `other`, a tensor of the same element type. Addresses are
     /// aligned and ranges checked.
     pub(crate) fn disjoint(&self, other: &RawBuffer, layout: &Layout) -> bool {
-        // Count both layouts' elements from the lower address, which both are whole elements from.
-        let base = self.target.address.min(other.address);
-        let size = self.dtype.size() as u64;
-        let moved = |layout: &Layout, address: Address| {
-            let elements = usize::try_from((address - base) / size).ok()?;
-            Some(layout.at(layout.offset().checked_add(elements)?))
-        };
-        match (moved(&self.layout, self.target.address), moved(layout, other.address)) {
-            (Some(a), Some(b)) => a.disjoint(&b),
-            // The end of the address space lies between them.
-            _ => true,
-        }
+        let size = self.dtype.size();
+        disjoint(size, (self.target.address, &self.layout), (other.address, layout))
+    }
+}
+
+/// Two views of elements of `size` bytes share none.
+pub(crate) fn disjoint(size: usize, a: (Address, &Layout), b: (Address, &Layout)) -> bool {
+    // Count both layouts' elements from the lower address, which both are whole elements from.
+    let base = a.0.min(b.0);
+    let moved = |(address, layout): (Address, &Layout)| {
+        let elements = usize::try_from((address - base) / size as u64).ok()?;
+        Some(layout.at(layout.offset().checked_add(elements)?))
+    };
+    match (moved(a), moved(b)) {
+        (Some(a), Some(b)) => a.disjoint(&b),
+        // The end of the address space lies between them.
+        _ => true,
     }
 }
 
@@ -131,16 +136,16 @@ impl Names {
     pub const K: Self = Self { target: "k", source: "k source" };
 }
 
-fn check_view(
+pub(crate) fn check_view(
     tensor: &'static str,
-    dtype: Dtype,
+    size: usize,
     buffer: &RawBuffer,
     layout: &Layout,
     rotary_dim: usize,
 ) -> Result<()> {
-    let needed = layout.check(tensor, buffer.limit(dtype.size()), rotary_dim)?;
+    let needed = layout.check(tensor, buffer.limit(size), rotary_dim)?;
     // The layout's end lies within `isize::MAX` bytes, or within a slice.
-    check_address(tensor, buffer.address, dtype.size(), needed.saturating_mul(dtype.size()))
+    check_address(tensor, buffer.address, size, needed.saturating_mul(size))
 }
 
 /// Memory of so many bytes from `address` on can be there, and elements in it are aligned.
@@ -179,6 +184,11 @@ impl RawIds {
     /// `len` values from `address` on.
     pub const fn new(dtype: IndexType, address: Address, len: usize) -> Self {
         Self { address, len, dtype }
+    }
+
+    /// As many of the same type, elsewhere.
+    pub const fn at(self, address: Address) -> Self {
+        Self { address, ..self }
     }
 
     pub(crate) fn check(&self, what: &'static str) -> Result<()> {

@@ -17,15 +17,18 @@
 //! ```
 
 mod angles;
+mod append;
 mod ids;
+mod norm;
 mod operands;
 mod phase;
+mod positions;
 mod rope;
 mod rotate;
 mod simd;
 mod table;
 mod threads;
 
-pub use operands::{Heads, Ids};
+pub use operands::{Append, Buffer, Heads, Ids, Slices, Tensor};
 pub use rope::Rope;
 pub use threads::Threads;

@@ -2,7 +2,11 @@
 
 use std::marker::PhantomData;
 
-use crate::{Element, IndexType, Layout, Positions, RawBuffer, RawIds, RawOperand};
+use crate::call::{Lower, Names};
+use crate::{
+    Element, IndexType, Keys, Layout, Memory, Positions, Queries, RawBuffer, RawIds, RawMemory,
+    RawOperand, RawTensor, Result, Stored,
+};
 
 /// Heads in slices: see [`in_place`](Heads::in_place) and [`out_of_place`](Heads::out_of_place). The element
 /// type is known at run time; q and k of one call must have the same.
@@ -30,6 +34,99 @@ impl<'a> Heads<'a> {
         let source = RawBuffer::new(source.as_ptr().expose_provenance() as u64, source.len());
         let raw = RawOperand::out_of_place(T::DTYPE, source, from, written(target), layout);
         Self { raw, borrowed: PhantomData }
+    }
+}
+
+/// Buffers in slices.
+#[derive(Debug)]
+pub struct Slices<'a>(PhantomData<&'a mut ()>);
+
+impl<'a> Memory for Slices<'a> {
+    type Heads = Heads<'a>;
+    type Tensor = Tensor<'a>;
+    type Buffer = Buffer<'a>;
+    type Ids = Ids<'a>;
+}
+
+/// A call of norm, rotation and append over slices.
+pub type Append<'a> = crate::Append<Slices<'a>>;
+
+impl<'a> From<Heads<'a>> for Queries<Slices<'a>> {
+    fn from(heads: Heads<'a>) -> Self {
+        Self::Heads(heads)
+    }
+}
+
+impl<'a> From<Heads<'a>> for Keys<Slices<'a>> {
+    fn from(heads: Heads<'a>) -> Self {
+        Self::Heads(heads)
+    }
+}
+
+/// Elements to read: rows, weights or scales.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    raw: RawTensor,
+    borrowed: PhantomData<&'a ()>,
+}
+
+impl<'a, T: Element> From<&'a [T]> for Tensor<'a> {
+    fn from(elements: &'a [T]) -> Self {
+        let address = elements.as_ptr().expose_provenance() as u64;
+        let raw = RawTensor::new(T::DTYPE, RawBuffer::new(address, elements.len()));
+        Self { raw, borrowed: PhantomData }
+    }
+}
+
+impl<'a, T: Element> From<&'a Vec<T>> for Tensor<'a> {
+    fn from(elements: &'a Vec<T>) -> Self {
+        elements.as_slice().into()
+    }
+}
+
+/// Elements or 8-bit floats to write: a cache, queries of another type, or packed rows.
+#[derive(Debug)]
+pub struct Buffer<'a> {
+    raw: RawMemory,
+    borrowed: PhantomData<&'a mut ()>,
+}
+
+impl<'a> Buffer<'a> {
+    /// 8-bit floats of this format, a byte each.
+    pub fn fp8(stored: Stored, bytes: &'a mut [u8]) -> Self {
+        let address = bytes.as_mut_ptr().expose_provenance() as u64;
+        let raw = RawMemory::new(stored, RawBuffer::new(address, bytes.len() / stored.size()));
+        Self { raw, borrowed: PhantomData }
+    }
+}
+
+impl<'a, T: Element> From<&'a mut [T]> for Buffer<'a> {
+    fn from(elements: &'a mut [T]) -> Self {
+        Self { raw: RawMemory::new(T::DTYPE, written(elements)), borrowed: PhantomData }
+    }
+}
+
+impl<'a, T: Element> From<&'a mut Vec<T>> for Buffer<'a> {
+    fn from(elements: &'a mut Vec<T>) -> Self {
+        elements.as_mut_slice().into()
+    }
+}
+
+/// By address, for as long as the slices are borrowed.
+pub(super) struct ByAddress;
+
+impl<'a, 'b> Lower<'b, Slices<'a>> for ByAddress {
+    fn heads(&mut self, _: Names, heads: &'b mut Heads<'a>) -> Result<RawOperand> {
+        Ok(heads.raw)
+    }
+    fn tensor(&mut self, _: &'static str, tensor: &'b Tensor<'a>) -> Result<RawTensor> {
+        Ok(tensor.raw)
+    }
+    fn buffer(&mut self, _: &'static str, buffer: &'b mut Buffer<'a>) -> Result<RawMemory> {
+        Ok(buffer.raw)
+    }
+    fn ids(&mut self, _: &'static str, ids: &'b Ids<'a>) -> Result<RawIds> {
+        Ok(ids.raw())
     }
 }
 

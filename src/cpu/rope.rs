@@ -3,15 +3,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use half::{bf16, f16};
 
-use super::operands::{Heads, Ids, written};
+use super::append::Appending;
+use super::operands::{ByAddress, Heads, Ids, written};
 use super::rotate::Rotation;
 use super::threads::{Threads, note_process};
 use super::{angles::Turns, table};
-use crate::call::{Call, CheckedTable, Table};
+use crate::call::{Call, CheckedAppend, CheckedTable, Table};
 use crate::frequencies::read_set;
 use crate::{
-    Dtype, Element, Error, Frequencies, Layout, Pairing, PhaseWords, Positions, RawBuffer, RawIds,
-    RawOperand, Result, RopeSpec, trace,
+    Append, Dtype, Element, Error, Frequencies, Layout, Pairing, PhaseWords, Positions, Raw,
+    RawBuffer, RawIds, RawOperand, Result, RopeSpec, trace,
 };
 
 /// Rotates query and key on the CPU. Cheap to clone; `Send + Sync`; no state but its frequencies.
@@ -204,6 +205,80 @@ impl Rope {
             by_dtype!(call.dtype(), T => unsafe { rotation.run::<T>() });
         });
         Ok(())
+    }
+
+    /// Normalises query and key heads, rotates them by the tokens' positions, and appends keys and values to a cache: as
+    /// much of that as the call asks for. What is stored is rounded once, to the element type; as 8-bit floats, from there.
+    /// Where two tokens have one slot, the later one's key and value are there.
+    ///
+    /// ```
+    /// use condensed_rope::{
+    ///     Frequencies, KvCache, KvLayout, Layout, Pairing, Positions, QkNorm, Rows, SlotMapping, cpu,
+    /// };
+    ///
+    /// // Two tokens of 4 query heads and 2 key and value heads of 64, into a cache of 10 pages of 16.
+    /// let rope = cpu::Rope::new(&Frequencies::new(64, 1e6)?, Pairing::HalfSplit);
+    /// let (mut q, k, v) = (vec![1f32; 2 * 4 * 64], vec![1f32; 2 * 2 * 64], vec![2f32; 2 * 2 * 64]);
+    /// let weights = vec![1f32; 64];
+    /// let layout = KvLayout::nhd(10, 16, 2, 64);
+    /// let (mut keys, mut values) = (vec![0f32; 10 * 16 * 2 * 64], vec![0f32; 10 * 16 * 2 * 64]);
+    /// let call = cpu::Append::new(
+    ///     Some(cpu::Heads::in_place(&mut q, Layout::thd(2, 4, 64)).into()),
+    ///     Some(Rows::new(&k, Layout::thd(2, 2, 64)).into()),
+    ///     Some(Rows::new(&v, Layout::thd(2, 2, 64))),
+    /// );
+    /// let call = call
+    ///     .with_norm(QkNorm::rms(1e-6).q(&weights).k(&weights))
+    ///     .with_cache(KvCache::new(&mut keys, layout, &mut values, layout), SlotMapping::ids(&[35i64, -1]));
+    /// rope.rotate_append(call, Positions::ids(&[3i64, 4]))?;
+    /// assert_eq!(values[35 * 2 * 64], 2.0);
+    /// # Ok::<(), condensed_rope::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Any of the [`Error`]s about types, shapes, strides, ranges, lengths, weights, scales and caches. Then nothing was
+    /// written. Slots and positions are right whatever they are: a slot that the cache does not have stores nothing.
+    pub fn rotate_append(
+        &self,
+        mut call: super::Append<'_>,
+        positions: Positions<Ids<'_>>,
+    ) -> Result<()> {
+        let raw = call.lower(&mut ByAddress)?;
+        let call = raw.check(&self.spec, positions.raw())?;
+        // SAFETY: the slices are borrowed until the end of the call, what is written exclusively, and the checks knew how
+        // long they are.
+        unsafe { self.append(&call) };
+        Ok(())
+    }
+
+    /// The same by address: the same checks, but for the lengths of buffers that are not given.
+    ///
+    /// # Errors
+    /// As [`rotate_append`](Self::rotate_append); also [`Error::Null`], [`Error::Alignment`], and
+    /// [`Error::OverlappingTensors`] where what is written shares memory with another tensor.
+    ///
+    /// # Safety
+    /// As of [`rotate_raw`](Self::rotate_raw), of every tensor of the call.
+    pub unsafe fn rotate_append_raw(
+        &self,
+        call: Append<Raw>,
+        positions: Positions<RawIds>,
+    ) -> Result<()> {
+        let call = call.raw()?.check(&self.spec, positions)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.append(&call) };
+        Ok(())
+    }
+
+    /// # Safety
+    /// Every row, page and list of the call is valid, and what is written nobody else's.
+    unsafe fn append(&self, call: &CheckedAppend) {
+        let _range = trace::range("condensed_rope::cpu::rotate_append");
+        self.words.with(|words| {
+            let appending = Appending { spec: self.spec, words, call, threads: &self.threads };
+            // SAFETY: the caller's promise; the checks say that every row lies in its buffer.
+            by_dtype!(call.dtype, T => unsafe { appending.run::<T>() });
+        });
     }
 
     /// Writes cos and sin of `cos.len() / rotary_dim` consecutive positions from `start`, each

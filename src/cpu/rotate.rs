@@ -1,13 +1,11 @@
 //! What the rotation's kernels do, one token at a time.
 
 use super::Threads;
-use super::angles::{Angles, Turns};
-use super::ids::IdList;
+use super::angles::Angles;
+use super::positions::TokenPositions;
 use super::simd::{self, Work};
-use crate::call::{Checked, IdStrides};
-use crate::frequencies::{WordsShape, read_set};
-use crate::limits::MAX_AXES;
-use crate::{Element, Layout, Pairing, PositionKind, RawIds, RawOperand, RopeSpec};
+use crate::call::Checked;
+use crate::{Element, Layout, Pairing, RawOperand, RopeSpec};
 
 /// One rotation, checked.
 pub(super) struct Rotation<'a> {
@@ -31,101 +29,15 @@ impl Rotation<'_> {
         let heads: usize = self.call.heads().iter().sum();
         let tensors = self.call.operands().map(|operand| operand.map(Tensor::<T>::of));
         // SAFETY: the caller's promise; the checks say that the lists are as long as the call needs.
-        let positions = unsafe { TokenPositions::of(self) };
+        let positions = unsafe {
+            let batch_seq = self.call.batch_seq();
+            TokenPositions::of(self.spec, self.words, self.call.positions(), batch_seq)
+        };
         let (rotation, tokens) = (self, self.call.tokens());
         self.threads.for_each_range(tokens, self.spec.rotary_dim() * heads, |first, last| {
             let (tensors, positions) = (&tensors, &positions);
             simd::dispatch(Task { rotation, tensors, positions, seq, first, last });
         });
-    }
-}
-
-/// The positions of tokens, as the kernels know them.
-struct TokenPositions<'a> {
-    spec: RopeSpec,
-    words: &'a [u64],
-    kind: PositionKind<IdList>,
-    strides: IdStrides,
-    sets: Option<IdList>,
-    seq: usize,
-}
-
-impl<'a> TokenPositions<'a> {
-    /// # Safety
-    /// As of [`Rotation::run`].
-    unsafe fn of(rotation: &'a Rotation) -> Self {
-        let positions = rotation.call.positions();
-        let (row, axis) = match &positions.kind {
-            PositionKind::Ids { row_stride, .. } => (*row_stride, None),
-            PositionKind::Axes { row_stride, axis_stride, .. } => (*row_stride, *axis_stride),
-            _ => (None, None),
-        };
-        let batch_seq = rotation.call.batch_seq();
-        // SAFETY: the caller's promise.
-        let lists = positions.map(|ids: RawIds| unsafe { IdList::of(&ids) });
-        Self {
-            spec: rotation.spec,
-            words: rotation.words,
-            kind: lists.kind,
-            strides: IdStrides::of(row, axis, batch_seq),
-            sets: lists.sets,
-            seq: batch_seq[1],
-        }
-    }
-
-    /// The sequence that a token is of.
-    #[inline(always)]
-    fn sequence(&self, token: usize) -> usize {
-        let PositionKind::Ragged { cu_seqlens, .. } = &self.kind else {
-            return token / self.seq;
-        };
-        let (mut low, mut high) = (0, cu_seqlens.len() - 1);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if cu_seqlens.get(middle) <= token as i64 {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
-    /// By which steps and factors a token turns.
-    #[inline(always)]
-    fn turns(&self, token: usize) -> Turns<'a> {
-        let shape: WordsShape = self.spec.words;
-        // Where sequences choose a set, each has a factor of its own.
-        let (steps, factor) = match &self.sets {
-            Some(sets) => read_set(self.words, shape, shape.set(sets.get(self.sequence(token)))),
-            None => (read_set(self.words, shape, 0).0, self.spec.factor()),
-        };
-        Turns::new(steps, self.spec.direction(), factor)
-    }
-
-    #[inline(always)]
-    fn turn(&self, angles: &mut Angles, token: usize) {
-        let (b, s) = (token / self.seq, token % self.seq);
-        let turns = self.turns(token);
-        let position = match &self.kind {
-            PositionKind::Ids { ids, .. } => ids.get(b * self.strides.row + s),
-            PositionKind::Consecutive(start) => start.wrapping_add(s as i64),
-            PositionKind::Starts(starts) => starts.get(b).wrapping_add(s as i64),
-            PositionKind::Ragged { cu_seqlens, starts } => {
-                let sequence = self.sequence(token);
-                let start = starts.map_or(0, |starts| starts.get(sequence));
-                start.wrapping_add(token as i64 - cu_seqlens.get(sequence))
-            }
-            PositionKind::Axes { ids, sections, .. } => {
-                let first = b * self.strides.row + s;
-                let mut along = [0; MAX_AXES];
-                for (axis, id) in along.iter_mut().take(sections.axes()).enumerate() {
-                    *id = ids.get(axis * self.strides.axis + first);
-                }
-                return angles.turn_by(&turns, |pair| along[sections.axis(pair)]);
-            }
-        };
-        angles.turn_to(position, &turns);
     }
 }
 
@@ -213,7 +125,7 @@ impl<T: Element> Work for Task<'_, T> {
 
 /// The rotated channels of one head; `cos` and `sin` hold one value a pair.
 #[inline(always)]
-fn rotate_row<T: Element>(row: &mut [T], pairing: Pairing, cos: &[f32], sin: &[f32]) {
+pub(super) fn rotate_row<T: Element>(row: &mut [T], pairing: Pairing, cos: &[f32], sin: &[f32]) {
     match pairing {
         Pairing::HalfSplit => {
             let (first, second) = row.split_at_mut(cos.len());

@@ -53,6 +53,9 @@ impl L2Hint {
     pub const LAST_THEN_HALF_FIRST: Self =
         Self { load: Self::LAST, store: property(Evict::Normal, 8, Evict::First) };
 
+    /// Loads evict_first: what is read once and written elsewhere.
+    pub const READ_ONCE: u32 = property(Evict::First, 16, Evict::Unchanged);
+
     /// By halves from half of L2 on: an H100's is two, and what is in one may be in both.
     pub fn of(traffic: Traffic, l2_bytes: usize) -> Self {
         match traffic {

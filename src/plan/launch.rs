@@ -1,12 +1,10 @@
-use super::params::{
-    Axes, CosSinParams, Divisor, FrequencySets, Ids, PassThrough, RotateParams, Rows,
-    TokenPositions,
-};
+use super::params::{CosSinParams, Divisor, FrequencySets, Ids, PassThrough, RotateParams, Rows};
+use super::source::{Source, is_general};
 use super::tiling::{Cut, Tiling, Work};
 use super::variant::{Kernel, Variant};
 use super::{L2Hint, Pdl, Traffic};
-use crate::call::{Checked, CheckedTable, IdStrides};
-use crate::{Address, IndexType, PositionKind, Positions, RawIds, RawOperand, RopeSpec};
+use crate::call::{Checked, CheckedTable};
+use crate::{Address, Positions, RawIds, RawOperand, RopeSpec};
 
 /// What launches need to know of a device.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +81,7 @@ impl Planner {
         let pdl = work.pdl(self.device.multiprocessors);
         let hint = L2Hint::of(traffic(call, 2 * pairs), self.device.l2_bytes);
 
-        let source = Source::of(call, self.zero(), general);
+        let source = Source::of(call.positions(), call.batch_seq(), self.zero(), general);
         let sets = self.sets(call.positions(), general);
         // Where sequences choose a set, each has a factor of its own.
         let factor = if call.positions().sets.is_some() { 1.0 } else { self.spec.factor() };
@@ -151,29 +149,17 @@ impl Planner {
     }
 
     /// The address of a word that is zero: the position id of tokens that have none.
-    fn zero(&self) -> Address {
+    pub(super) fn zero(&self) -> Address {
         self.words + (self.spec.words.zero() * size_of::<u64>()) as u64
     }
 
-    fn sets(&self, positions: &Positions<RawIds>, general: bool) -> FrequencySets {
+    pub(super) fn sets(&self, positions: &Positions<RawIds>, general: bool) -> FrequencySets {
         positions.sets.as_ref().map_or_else(FrequencySets::default, |ids| FrequencySets {
             ids: Ids::new(ids, general),
             stride: self.spec.words.stride() as u32,
             last: (self.spec.words.sets - 1) as u32,
         })
     }
-}
-
-/// Whether the general kernels are needed: for several positions a token, several sets, `u32` ids.
-fn is_general(positions: &Positions<RawIds>) -> bool {
-    let unsigned = |ids: &RawIds| ids.dtype == IndexType::U32;
-    positions.sets.is_some()
-        || match &positions.kind {
-            PositionKind::Consecutive(_) => false,
-            PositionKind::Ids { ids, .. } | PositionKind::Starts(ids) => unsigned(ids),
-            PositionKind::Ragged { starts, .. } => starts.as_ref().is_some_and(unsigned),
-            PositionKind::Axes { .. } => true,
-        }
 }
 
 /// Of the first tensor that has heads.
@@ -223,52 +209,11 @@ impl Tensor {
     }
 }
 
-/// What the parameters say of positions.
-struct Source {
-    positions: TokenPositions,
-    /// Of ragged positions.
-    starts: Ids,
-    axes: Axes,
-}
-
-impl Source {
-    fn of(call: &Checked, zero: Address, general: bool) -> Self {
-        let none = Ids::one(zero, general);
-        let ids = |ids: &RawIds| Ids::new(ids, general);
-        let counting = |ids| TokenPositions { ids, counts: 1, ..TokenPositions::default() };
-        let (mut starts, mut axes) = (none, Axes::default());
-        let positions = match &call.positions().kind {
-            PositionKind::Consecutive(start) => TokenPositions { start: *start, ..counting(none) },
-            PositionKind::Ids { ids: given, row_stride } => {
-                TokenPositions::ids(ids(given), IdStrides::of(*row_stride, None, call.batch_seq()))
-            }
-            PositionKind::Starts(given) => {
-                let given = ids(given);
-                // One a sequence, the same for all of its tokens.
-                let row_stride = given.stride.into();
-                TokenPositions { row_stride, ..counting(Ids { stride: 0, ..given }) }
-            }
-            PositionKind::Ragged { cu_seqlens, starts: given } => {
-                starts = given.as_ref().map_or(none, ids);
-                let (cu_seqlens, sequences) = (cu_seqlens.address, (cu_seqlens.len - 1) as u32);
-                TokenPositions { cu_seqlens, sequences, ..counting(none) }
-            }
-            PositionKind::Axes { ids: given, sections, row_stride, axis_stride } => {
-                let strides = IdStrides::of(*row_stride, *axis_stride, call.batch_seq());
-                let given = ids(given);
-                axes = Axes::new(strides.axis, given.stride, sections);
-                TokenPositions::ids(given, strides)
-            }
-        };
-        Self { positions, starts, axes }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::call::Call;
-    use crate::{Dtype, Layout, Pairing, Sections};
+    use crate::{Dtype, IndexType, Layout, Pairing, Sections};
 
     fn planner(rotary_dim: usize) -> Planner {
         let spec = RopeSpec::new(rotary_dim, Pairing::HalfSplit).expect("valid");

@@ -3,18 +3,22 @@
 
 #![allow(missing_docs, reason = "not part of the interface: for the crate and its tests")]
 
+mod append;
 mod l2_hint;
 mod launch;
 mod params;
 mod pdl;
+mod source;
 mod tiling;
 mod variant;
 
-pub use crate::call::{Call, Checked, CheckedTable, Table};
+pub use crate::call::{Call, Checked, CheckedAppend, CheckedTable, Table};
+pub use append::{AppendCut, AppendWork};
 pub use l2_hint::{L2Hint, Traffic};
 pub use launch::{DeviceProps, Launch, Planner};
-pub use params::{Axes, CosSinParams, Divisor, Field, FrequencySets, Ids, PassThrough};
-pub use params::{RotateParams, Rows, STRUCTS, TokenPositions};
+pub use params::TokenPositions;
+pub use params::{AppendParams, Axes, CosSinParams, Divisor, Field, FrequencySets, HeadShape, Ids};
+pub use params::{KvPages, PassThrough, RotateParams, Rows, STRUCTS, Scale, SlotMapping};
 pub use pdl::Pdl;
 pub use tiling::{Cut, Tiling, Work};
-pub use variant::{Entry, Kernel, Variant};
+pub use variant::{AppendEntry, Entry, Kernel, Variant};

@@ -129,6 +129,81 @@ abi! {
         pub reserved: u32,
     }
 
+    /// Which pairs a head has.
+    pub struct HeadShape {
+        pub before: u16,
+        pub pairs: u16,
+        pub rest: u16,
+        pub reserved: u16,
+    }
+
+    /// A cache of one of k and v; strides are bytes.
+    pub struct KvPages {
+        pub first: Address,
+        pub page: i64,
+        pub slot: i64,
+        pub head: i64,
+    }
+
+    /// The reciprocal of a scale, or scales in memory.
+    pub struct Scale {
+        /// Null: the reciprocal holds.
+        pub first: Address,
+        pub stride: u32,
+        pub reciprocal: f32,
+    }
+
+    /// Where tokens are stored.
+    pub struct SlotMapping {
+        pub ids: Ids,
+        pub first: u32,
+        pub count: u32,
+        pub tokens: u32,
+        pub width: u32,
+        pub row_stride: u64,
+        pub page_size: Divisor,
+        pub reserved: u32,
+    }
+
+    /// Of norm, rotation and append.
+    pub struct AppendParams {
+        pub steps: Address,
+        pub seq: Divisor,
+        pub tokens: u32,
+        pub pdl: Pdl,
+        pub heads_per_block: u32,
+        pub tokens_per_block: u16,
+        pub q_slices: u16,
+        pub k_slices: u16,
+        pub pair_step: u16,
+        pub load_hint: [u32; 2],
+        pub heads: [u32; 3],
+        pub shape: [HeadShape; 3],
+        pub target: [u8; 3],
+        pub storage: [u8; 3],
+        pub normalised: [u8; 2],
+        pub unit_offset: u8,
+        pub cached: u8,
+        pub part: u16,
+        pub store_hint: u32,
+        pub eps: f32,
+        pub inverse_dim: [f32; 2],
+        pub src: [Rows; 3],
+        pub weight: [Address; 2],
+        pub starts: Ids,
+        pub positions: TokenPositions,
+        pub parts: Divisor,
+        pub reserved: u32,
+        pub slots: SlotMapping,
+        pub cos_factor: f32,
+        pub sin_factor: f32,
+        pub pages: [KvPages; 2],
+        pub scale: [Scale; 3],
+        pub dst: [Rows; 2],
+        pub sets: FrequencySets,
+        pub axes: Axes,
+    }
+
     /// Of the cos/sin table.
     pub struct CosSinParams {
         pub steps: Address,

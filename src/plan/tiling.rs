@@ -8,7 +8,7 @@
 use super::{Entry, Pdl};
 
 /// Threads in a block, at most: `ROPE_MAX_THREADS` of `kernels/variants.h`.
-const MAX_THREADS: usize = 512;
+pub(super) const MAX_THREADS: usize = 512;
 /// Heads up to which two a thread are better than four, where a block holds all of a token's.
 const BY_TWO: usize = 40;
 /// Threads that a head's pairs take, below which it is a short run of memory: partial rotations.
@@ -16,7 +16,7 @@ const NARROW: usize = 8;
 /// Threads a multiprocessor, at one head each, from which on a launch that starts early loses more to the
 /// blocks that wait for the kernel before than it gains. 4096 tokens of 64 + 8 heads of 128 (35,700) gain
 /// 1 %, 8192 of 32 + 8 (39,700) lose 2 %, 32768 lose 3 %.
-const PDL_THREADS: usize = 37_000;
+pub(super) const PDL_THREADS: usize = 37_000;
 
 /// How heads are cut: what a thread takes, rows of heads in a block at most, and a block's threads where
 /// tokens can fill it.

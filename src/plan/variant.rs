@@ -43,18 +43,47 @@ impl Entry {
     }
 }
 
+/// One entry of norm, rotation and append, in all variants: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread
+/// takes `q_heads` of q together with `kv_heads` of k's and v's; or, where that is 0, `q_heads` of any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendEntry {
+    pub q_heads: usize,
+    pub kv_heads: usize,
+    /// As a rotation's, and by a page table.
+    pub general: bool,
+}
+
+impl AppendEntry {
+    pub const ALL: [Self; 5] = [
+        Self { q_heads: 1, kv_heads: 0, general: false },
+        Self { q_heads: 2, kv_heads: 0, general: false },
+        Self { q_heads: 2, kv_heads: 1, general: false },
+        Self { q_heads: 2, kv_heads: 0, general: true },
+        Self { q_heads: 2, kv_heads: 1, general: true },
+    ];
+
+    /// Whether a block works on q, k and v, not on one of them.
+    pub fn is_together(self) -> bool {
+        self.kv_heads > 0
+    }
+}
+
 /// What a kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
     Rotate(Entry),
     CosSin,
+    Append(AppendEntry),
 }
 
 impl Kernel {
-    pub const COUNT: usize = Entry::ALL.len() + 1;
+    pub const COUNT: usize = Self::PLAIN + AppendEntry::ALL.len();
+    /// Those of the rotation and the table; the others have a module of their own.
+    pub const PLAIN: usize = Entry::ALL.len() + 1;
 
     pub fn all() -> impl Iterator<Item = Self> {
-        Entry::ALL.into_iter().map(Self::Rotate).chain([Self::CosSin])
+        let plain = Entry::ALL.into_iter().map(Self::Rotate).chain([Self::CosSin]);
+        plain.chain(AppendEntry::ALL.into_iter().map(Self::Append))
     }
 
     /// Its place in a table of all of them.
@@ -72,6 +101,10 @@ impl Kernel {
                 format!("rotate_{general}{q_heads}_{k_heads}_{dtype}_{order}_{bytes}")
             }
             Self::CosSin => format!("cos_sin_{dtype}_{order}_{bytes}"),
+            Self::Append(AppendEntry { q_heads, kv_heads, general }) => {
+                let general = if general { "general_" } else { "" };
+                format!("append_{general}{q_heads}_{kv_heads}_{dtype}_{order}_{bytes}")
+            }
         }
     }
 }
@@ -116,17 +149,21 @@ impl Variant {
     /// and the bytes from one pair to the next and from a pair's first channel to its second.
     pub fn widest(dtype: Dtype, pairing: Pairing, pairs: usize, bits: u64) -> (Self, u16, u16) {
         let size = dtype.size();
-        let (joined, pair_stride, partner) = match pairing {
-            Pairing::HalfSplit => (false, size, pairs * size),
-            Pairing::Interleaved => (true, 2 * size, size),
+        let (pair_stride, partner) = match pairing {
+            Pairing::HalfSplit => (size, pairs * size),
+            Pairing::Interleaved => (2 * size, size),
         };
         // Half-split partners are a run away: what divides the run divides that.
-        let fits = |variant: &Self| {
+        let variant = Self::widest_that(dtype, pairing, |variant| {
             bits.is_multiple_of(variant.bytes as u64) && pairs.is_multiple_of(variant.pairs())
-        };
-        let narrow = Self { dtype, joined: false, bytes: size };
-        let variant = Self::of(dtype, joined).find(fits).unwrap_or(narrow);
+        });
         (variant, pair_stride as u16, partner as u16)
+    }
+
+    /// The widest vectors that fit; of one element, which fit anything, where no others do.
+    pub fn widest_that(dtype: Dtype, pairing: Pairing, fits: impl Fn(&Self) -> bool) -> Self {
+        let narrow = Self { dtype, joined: false, bytes: dtype.size() };
+        Self::of(dtype, pairing == Pairing::Interleaved).find(fits).unwrap_or(narrow)
     }
 }
 

@@ -3,6 +3,7 @@
 use condensed_rope::{Element, Frequencies, Pairing, Positions, Result, cpu};
 
 use crate::Call;
+use crate::append::Built;
 use crate::call::{Operand, TestElement, Values};
 
 /// Something that rotates.
@@ -13,6 +14,8 @@ pub trait Backend {
     fn budget(&self) -> usize;
     /// Carries out the call, on the call's own memory.
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()>;
+    /// Carries out the call, on the memory it was built with.
+    fn append(&self, call: &mut Built) -> Result<()>;
     /// Rows of the table from position `start`, into `cos` and `sin`.
     fn cos_sin<T: TestElement>(
         &self,
@@ -66,6 +69,14 @@ impl Backend for Cpu {
             (Some(k), Some(q)) => rope.rotate_packed(&mut q.buffer, q.layout, k, positions),
             (_, q) => rope.rotate(q.as_mut().map(heads), call.k.as_mut().map(heads), positions),
         }
+    }
+
+    fn append(&self, call: &mut Built) -> Result<()> {
+        let rope = cpu::Rope::from_words(call.words.clone(), call.case.pairing);
+        let rope = if call.case.inverse { rope.inverse() } else { rope };
+        let (raw, positions) = call.addressed();
+        // SAFETY: the call names its own buffers.
+        unsafe { rope.rotate_append_raw(raw, positions) }
     }
 
     fn cos_sin<T: TestElement>(

@@ -2,31 +2,92 @@
 #include <stddef.h>
 #include <string.h>
 
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "append.cuh"
 #include "cos_sin.cuh"
 #include "rotate.cuh"
 #include "variants.h"
 
 namespace {
 
-using Run = void (*)(const void*, const rope::Thread&);
+// A block of a grid, run thread by thread.
+struct Block {
+    const void* params;
+    uint32_t grid_x, grid_y;
+    uint32_t extent[3];
+
+    // Every thread, with its number in the block.
+    template <class F>
+    void each(F f) const {
+        rope::Thread at = {};
+        at.block_x = grid_x;
+        at.block_y = grid_y;
+        at.width = extent[0];
+        size_t number = 0;
+        for (at.z = 0; at.z < extent[2]; ++at.z)
+            for (at.y = 0; at.y < extent[1]; ++at.y)
+                for (at.x = 0; at.x < extent[0]; ++at.x) f(at, number++);
+    }
+};
+
+using Run = void (*)(const Block&);
 
 struct Kernel {
     const char* name;
     Run run;
 };
 
+// Threads meet at the sum alone: all of them as far as there, the sums as lanes make them, and all of them on.
+template <class Append>
+void append_block(const Block& block) {
+    const auto& params = *static_cast<const rope::AppendParams*>(block.params);
+    const size_t width = block.extent[0], threads = width * block.extent[1] * block.extent[2];
+    std::vector<Append> work(threads);
+    std::vector<std::array<float, Append::HEADS>> sums(threads);
+    block.each([&](const rope::Thread& at, size_t i) {
+        float own[Append::HEADS];
+        work[i].begin(params, at, own);
+        std::copy(own, own + Append::HEADS, sums[i].begin());
+    });
+    for (size_t step = 1; step < width; step *= 2) {
+        const auto before = sums;
+        for (size_t i = 0; i < threads; ++i) {
+            for (size_t head = 0; head < Append::HEADS; ++head) {
+                sums[i][head] = rope::add_rn(before[i][head], before[i ^ step][head]);
+            }
+        }
+    }
+    block.each([&](const rope::Thread&, size_t i) {
+        float own[Append::HEADS];
+        std::copy(sums[i].begin(), sums[i].end(), own);
+        work[i].end(params, own);
+    });
+}
+
 const Kernel KERNELS[] = {
-#define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, GENERAL)                       \
-    {#name "_" #element "_" #order "_" #BYTES, [](const void* params, const rope::Thread& at) {   \
-         rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, GENERAL>(                        \
-             *static_cast<const rope::RotateParams*>(params), at);                                \
+#define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, GENERAL)                 \
+    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {                     \
+         block.each([&](const rope::Thread& at, size_t) {                                   \
+             rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, GENERAL>(              \
+                 *static_cast<const rope::RotateParams*>(block.params), at);                \
+         });                                                                                \
      }},
-#define ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, name, Q, K, GENERAL)
-    ROPE_ENTRIES(ENTRY)
-#define COS_SIN(element, Element, order, JOINED, BYTES, name)                                     \
-    {#name "_" #element "_" #order "_" #BYTES, [](const void* params, const rope::Thread& at) {   \
-         rope::cos_sin_thread<rope::Element, JOINED, BYTES>(                                      \
-             *static_cast<const rope::CosSinParams*>(params), at);                                \
+#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, name, Q, K, GENERAL)
+    ROPE_ENTRIES(ROTATE_ENTRY)
+#define APPEND(element, Element, order, JOINED, BYTES, name, Q, KV, GENERAL) \
+    {#name "_" #element "_" #order "_" #BYTES,                               \
+     append_block<rope::Append<rope::Element, JOINED, BYTES, Q, KV, GENERAL>>},
+#define APPEND_ENTRY(name, Q, KV, GENERAL) ROPE_VARIANTS(APPEND, name, Q, KV, GENERAL)
+    ROPE_APPEND_ENTRIES(APPEND_ENTRY)
+#define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
+    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
+         block.each([&](const rope::Thread& at, size_t) {                     \
+             rope::cos_sin_thread<rope::Element, JOINED, BYTES>(              \
+                 *static_cast<const rope::CosSinParams*>(block.params), at);  \
+         });                                                                  \
      }},
     ROPE_VARIANTS(COS_SIN, cos_sin)
 };
@@ -59,6 +120,24 @@ const Field FIELDS[] = {
         F(RotateParams, sin_factor) F(RotateParams, store_hint) F(RotateParams, in_place)
         F(RotateParams, sets) F(RotateParams, axes) F(RotateParams, starts) F(RotateParams, dst)
         F(RotateParams, pass_through) F(RotateParams, pairs) F(RotateParams, reserved)
+    S(HeadShape) F(HeadShape, before) F(HeadShape, pairs) F(HeadShape, rest) F(HeadShape, reserved)
+    S(KvPages) F(KvPages, first) F(KvPages, page) F(KvPages, slot) F(KvPages, head)
+    S(Scale) F(Scale, first) F(Scale, stride) F(Scale, reciprocal)
+    S(SlotMapping) F(SlotMapping, ids) F(SlotMapping, first) F(SlotMapping, count)
+        F(SlotMapping, tokens) F(SlotMapping, width) F(SlotMapping, row_stride)
+        F(SlotMapping, page_size) F(SlotMapping, reserved)
+    S(AppendParams) F(AppendParams, steps) F(AppendParams, seq) F(AppendParams, tokens)
+        F(AppendParams, pdl) F(AppendParams, heads_per_block) F(AppendParams, tokens_per_block)
+        F(AppendParams, q_slices) F(AppendParams, k_slices) F(AppendParams, pair_step)
+        F(AppendParams, load_hint) F(AppendParams, heads) F(AppendParams, shape)
+        F(AppendParams, target) F(AppendParams, storage) F(AppendParams, normalised)
+        F(AppendParams, unit_offset) F(AppendParams, cached) F(AppendParams, part)
+        F(AppendParams, store_hint) F(AppendParams, eps) F(AppendParams, inverse_dim)
+        F(AppendParams, src) F(AppendParams, weight) F(AppendParams, starts)
+        F(AppendParams, positions) F(AppendParams, parts) F(AppendParams, reserved)
+        F(AppendParams, slots) F(AppendParams, cos_factor) F(AppendParams, sin_factor)
+        F(AppendParams, pages) F(AppendParams, scale) F(AppendParams, dst) F(AppendParams, sets)
+        F(AppendParams, axes)
     S(CosSinParams) F(CosSinParams, steps) F(CosSinParams, start) F(CosSinParams, rows)
         F(CosSinParams, pair_stride) F(CosSinParams, partner) F(CosSinParams, cos_factor)
         F(CosSinParams, sin_factor) F(CosSinParams, row_stride) F(CosSinParams, cos)
@@ -67,20 +146,16 @@ const Field FIELDS[] = {
 
 }  // namespace
 
-// Runs every thread of the grid, one after another. Returns 0, or 1 where there is no such kernel
+// Runs every block of the grid, one after another. Returns 0, or 1 where there is no such kernel
 // or the block is larger than a GPU would take.
 extern "C" int rope_run_on_host(const char* name, const void* params, const uint32_t grid[3],
                                 const uint32_t block[3]) {
     if (block[0] * block[1] * block[2] > ROPE_MAX_THREADS) return 1;
     for (const Kernel& kernel : KERNELS) {
         if (strcmp(kernel.name, name) != 0) continue;
-        rope::Thread at = {};
-        at.width = block[0];
-        for (at.block_y = 0; at.block_y < grid[1]; ++at.block_y)
-            for (at.block_x = 0; at.block_x < grid[0]; ++at.block_x)
-                for (at.z = 0; at.z < block[2]; ++at.z)
-                    for (at.y = 0; at.y < block[1]; ++at.y)
-                        for (at.x = 0; at.x < block[0]; ++at.x) kernel.run(params, at);
+        for (uint32_t y = 0; y < grid[1]; ++y)
+            for (uint32_t x = 0; x < grid[0]; ++x)
+                kernel.run({params, x, y, {block[0], block[1], block[2]}});
         return 0;
     }
     return 1;

@@ -11,6 +11,7 @@ use condensed_rope::{
     cpu,
 };
 
+use crate::append::Built;
 use crate::backend::{Backend, borrow};
 use crate::call::{Call, Operand, TestElement};
 
@@ -138,6 +139,14 @@ impl Backend for KernelOnHost {
         let positions = borrow(&call.positions).as_ref().map(cpu::Ids::raw);
         let checked = RawCall { q, k, positions }.check(&planner.spec)?;
         run(planner.rotation(&checked));
+        Ok(())
+    }
+
+    fn append(&self, call: &mut Built) -> Result<()> {
+        let on_host = OnHost::of(&call.case.sets(), call.case.pairing)?;
+        let planner = self.planner(&on_host, call.case.inverse);
+        let (raw, positions) = call.addressed();
+        run(planner.append(&raw.checked(&planner.spec, positions)?));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! tolerances derived from the element type, what every backend must show, and (feature
 //! `kernel-on-host`) the kernels' own source compiled for the host. README.md says how to add to it.
 
+pub mod append;
 pub mod backend;
 pub mod call;
 mod case;

@@ -1,5 +1,6 @@
 //! What every backend must show, and one macro that makes tests of it.
 
+pub mod append;
 pub mod grids;
 pub mod models;
 pub mod mrope_and_sets;
@@ -36,6 +37,7 @@ macro_rules! suite {
             batching_and_sharding_do_not_matter: properties::sharding,
             inverse_undoes_forward: properties::inverse,
             tables_are_exact_and_have_the_same_bits: properties::tables,
+            random_appends: append::random_calls,
             hostile_calls_do_what_they_say_or_nothing: properties::hostile,
         }
     };

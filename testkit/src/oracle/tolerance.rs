@@ -36,3 +36,11 @@ pub fn rotated(dtype: Dtype, exact: f64, size: f64, cos_sin: f64) -> f64 {
     let arithmetic = 3.0 * unit_roundoff(Dtype::F32) * size;
     stored(dtype, exact, size * cos_sin + arithmetic)
 }
+
+/// The relative error of a normalised channel before it is rounded. The sum of `dim` squares is a tree: a pair's two
+/// roundings and one a level. Then the mean (two and the epsilon's), its root and reciprocal (both halve or keep what came
+/// before), and two products; and `1 / dim` and a weight's unit, each rounded.
+pub fn norm(dim: usize) -> f64 {
+    let levels = (dim.max(2) / 2).next_power_of_two().ilog2();
+    (f64::from(levels + 2 + 3) / 2.0 + 6.0) * unit_roundoff(Dtype::F32)
+}
