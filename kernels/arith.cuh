@@ -23,7 +23,6 @@ ROPE_FN float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 ROPE_FN float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 ROPE_FN float add_rn(float a, float b) { return __fadd_rn(a, b); }
 ROPE_FN float rcp_rn(float a) { return __frcp_rn(a); }
-ROPE_FN float sqrt_rn(float a) { return __fsqrt_rn(a); }
 ROPE_FN float float_of_int(int32_t i) { return __int2float_rn(i); }
 ROPE_FN float float_of_bits(uint32_t bits) { return __uint_as_float(bits); }
 ROPE_FN uint32_t bits_of_float(float f) { return __float_as_uint(f); }
@@ -47,7 +46,6 @@ ROPE_FN float fma_rn(float a, float b, float c) { return fmaf(a, b, c); }
 ROPE_FN float mul_rn(float a, float b) { return a * b; }
 ROPE_FN float add_rn(float a, float b) { return a + b; }
 ROPE_FN float rcp_rn(float a) { return 1.0f / a; }
-ROPE_FN float sqrt_rn(float a) { return sqrtf(a); }
 ROPE_FN float float_of_int(int32_t i) { return static_cast<float>(i); }
 ROPE_FN float float_of_bits(uint32_t bits) {
     float f;

@@ -171,7 +171,7 @@ unsafe fn store<T: Element>(
     let inverse = 1.0 / scale;
     let to = pointer::<u8>(address, at);
     for (channel, element) in head.iter().enumerate() {
-        let byte = stored.narrow_fp8(element.widen() * inverse);
+        let byte = stored.narrow(element.widen() * inverse);
         // SAFETY: the caller's promise.
         unsafe { to.add(channel).write(byte) };
     }

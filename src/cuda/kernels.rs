@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// Machine code and PTX; the driver takes what suits the device.
 const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
+const APPEND: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/append.fatbin"));
 const COS_SIN: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/cos_sin.fatbin"));
 const OLDEST: (i32, i32) = (7, 5);
 
@@ -26,9 +27,37 @@ struct Loaded {
     device: DeviceProps,
     /// Whether launches may start early: compute capability 9.0 and newer.
     has_pdl: bool,
-    _modules: [Module; 2],
+    plain: Functions<{ Kernel::PLAIN }>,
+    /// Norm, rotation and append: loaded when they are first asked for, which a rope that only rotates never does.
+    append: OnceLock<Functions<{ Kernel::COUNT - Kernel::PLAIN }>>,
+}
+
+/// Functions, and the modules that they are of.
+struct Functions<const KERNELS: usize> {
+    _modules: Vec<Module>,
     /// By places of the kernel and of the variant; null where there is no such variant.
-    functions: [[CUfunction; Variant::COUNT]; Kernel::COUNT],
+    table: [[CUfunction; Variant::COUNT]; KERNELS],
+}
+
+impl<const KERNELS: usize> Functions<KERNELS> {
+    /// The kernels from the `first` one on, each from the image that it is in, in the context, which is current.
+    fn load(
+        context: &Arc<CudaContext>,
+        first: usize,
+        images: &[&[u8]],
+        image_of: impl Fn(Kernel) -> usize,
+    ) -> std::result::Result<Self, DriverError> {
+        let modules = images.iter().map(|image| Module::load(context, image));
+        let modules = modules.collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut table = [[std::ptr::null_mut(); Variant::COUNT]; KERNELS];
+        for (kernel, functions) in Kernel::all().skip(first).zip(&mut table) {
+            for variant in Variant::all() {
+                let function = modules[image_of(kernel)].function(&kernel.name(variant))?;
+                functions[variant.index()] = function;
+            }
+        }
+        Ok(Self { _modules: modules, table })
+    }
 }
 
 // SAFETY: modules and functions are handles of the context, which any thread may use.
@@ -60,23 +89,41 @@ impl Kernels {
         let l2_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let _current = Current::enter(context).map_err(&loading)?;
         let _relaxed = OutsideCaptures::enter();
-        let load = |image: &[u8]| Module::load(context, image).map_err(&loading);
-        let modules = [load(ROTATE)?, load(COS_SIN)?];
-        let mut functions = [[std::ptr::null_mut(); Variant::COUNT]; Kernel::COUNT];
-        for kernel in Kernel::all() {
-            let module = &modules[usize::from(kernel == Kernel::CosSin)];
-            for variant in Variant::all() {
-                let function = module.function(&kernel.name(variant)).map_err(&loading)?;
-                functions[kernel.index()][variant.index()] = function;
-            }
-        }
+        let plain = Functions::load(context, 0, &[ROTATE, COS_SIN], |kernel| {
+            usize::from(kernel == Kernel::CosSin)
+        });
+        let plain = plain.map_err(&loading)?;
         let device = DeviceProps {
             multiprocessors: multiprocessors.max(1) as usize,
             l2_bytes: l2_bytes.max(0) as usize,
         };
         let has_pdl = capability >= (9, 0);
-        let (context, _modules) = (context.clone(), modules);
-        Ok(Self(Arc::new(Loaded { context, device, has_pdl, _modules, functions })))
+        let (context, append) = (context.clone(), OnceLock::new());
+        Ok(Self(Arc::new(Loaded { context, device, has_pdl, plain, append })))
+    }
+
+    /// Loads the kernels of norm, rotation and append, which the first call of them does otherwise: some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn load_append(&self) -> Result<()> {
+        self.append().map(drop)
+    }
+
+    fn append(&self) -> Result<&Functions<{ Kernel::COUNT - Kernel::PLAIN }>> {
+        let Loaded { context, append, .. } = &*self.0;
+        if let Some(functions) = append.get() {
+            return Ok(functions);
+        }
+        let loading = driver("loading the kernels of norm, rotation and append");
+        let _current = Current::enter(context).map_err(&loading)?;
+        let _relaxed = OutsideCaptures::enter();
+        let functions = Functions::load(context, Kernel::PLAIN, &[APPEND], |_| 0);
+        // Of two threads' the first one stays.
+        Ok(append.get_or_init({
+            let functions = functions.map_err(&loading)?;
+            || functions
+        }))
     }
 
     /// Loads the kernels into the primary context of device `ordinal`, which the CUDA runtime and torch use, and leaves the
@@ -135,7 +182,11 @@ impl Kernels {
         launch: Option<Launch<P>>,
     ) -> Result<()> {
         let Some(mut launch) = launch else { return Ok(()) };
-        let function = self.0.functions[launch.kernel.index()][launch.variant.index()];
+        let (kernel, variant) = (launch.kernel.index(), launch.variant.index());
+        let function = match kernel.checked_sub(Kernel::PLAIN) {
+            None => self.0.plain.table[kernel][variant],
+            Some(kernel) => self.append()?.table[kernel][variant],
+        };
         let (grid, block) = (launch.tiling.grid, launch.tiling.block);
         let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
         if launch.pdl == Pdl::Off {

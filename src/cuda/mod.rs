@@ -55,6 +55,7 @@
 mod capture;
 mod context;
 mod kernels;
+mod memory;
 mod operands;
 mod rope;
 mod words;
@@ -64,6 +65,7 @@ pub use cudarc;
 #[cfg(doc)]
 use cudarc::driver::CudaContext;
 pub use kernels::Kernels;
+pub use memory::{Append, Buffer, Device, Tensor};
 pub use operands::{DeviceElement, Heads, Ids, View, ViewMut};
 pub use rope::Rope;
 

@@ -14,7 +14,7 @@ use crate::{Dtype, Element, IndexType, Layout, Positions, RawBuffer, RawIds, Raw
 
 /// Device memory to read: from a `&CudaSlice` or a `CudaView`.
 #[derive(Debug)]
-pub struct View<'a, T>(CudaView<'a, T>);
+pub struct View<'a, T>(pub(super) CudaView<'a, T>);
 
 /// Device memory to write: from a `&mut CudaSlice` or a `CudaViewMut`.
 #[derive(Debug)]
@@ -77,13 +77,13 @@ pub trait DeviceElement: Element + DeviceRepr + ValidAsZeroBits + Erase {}
 macro_rules! any_view {
     ($any:ident, $view:ident, $($variant:ident($element:ty)),+) => {
         impl $any<'_> {
-            fn len(&self) -> usize {
+            pub fn len(&self) -> usize {
                 match self {
                     $(Self::$variant(view) => view.len(),)+
                 }
             }
 
-            fn context(&self) -> &Arc<CudaContext> {
+            pub fn context(&self) -> &Arc<CudaContext> {
                 match self {
                     $(Self::$variant(view) => view.stream().context(),)+
                 }
@@ -110,7 +110,13 @@ macro_rules! elements {
         )+
 
         impl AnyView<'_> {
-            fn resolve<'b>(&'b self, stream: &'b CudaStream) -> (RawBuffer, SyncOnDrop<'b>) {
+            pub fn dtype(&self) -> Dtype {
+                match self {
+                    $(Self::$variant(_) => Dtype::$variant,)+
+                }
+            }
+
+            pub fn resolve<'b>(&'b self, stream: &'b CudaStream) -> (RawBuffer, SyncOnDrop<'b>) {
                 let (address, guard) = match self {
                     $(Self::$variant(view) => view.device_ptr(stream),)+
                 };
@@ -119,7 +125,7 @@ macro_rules! elements {
         }
 
         impl AnyViewMut<'_> {
-            fn dtype(&self) -> Dtype {
+            pub fn dtype(&self) -> Dtype {
                 match self {
                     $(Self::$variant(_) => Dtype::$variant,)+
                 }
@@ -141,6 +147,11 @@ impl AnyViewMut<'_> {
     pub fn check_handle(&self, context: &Arc<CudaContext>, what: &'static str) -> Result<()> {
         check_handle(context, what, self.context())
     }
+}
+
+/// Any buffer to read, its type forgotten.
+pub(super) fn any<'a, T: DeviceElement>(buffer: impl Into<View<'a, T>>) -> AnyView<'a> {
+    T::view(buffer.into().0)
 }
 
 /// Any buffer to write, its type forgotten.
@@ -228,13 +239,16 @@ macro_rules! ids {
         )*
 
         impl Ids<'_> {
-            fn context(&self) -> &Arc<CudaContext> {
+            pub(super) fn context(&self) -> &Arc<CudaContext> {
                 match self {
                     $(Self::$variant(view) => view.stream().context(),)*
                 }
             }
 
-            fn resolve<'b>(&'b self, stream: &'b CudaStream) -> (RawIds, SyncOnDrop<'b>) {
+            pub(super) fn resolve<'b>(
+                &'b self,
+                stream: &'b CudaStream,
+            ) -> (RawIds, SyncOnDrop<'b>) {
                 match self {
                     $(Self::$variant(view) => {
                         let (address, guard) = view.device_ptr(stream);

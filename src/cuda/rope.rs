@@ -6,14 +6,15 @@ use cudarc::driver::sys::CUstream;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 
 use super::context::{Current, RawStream, allocating, check_handle, driver, enter, is_capturing};
+use super::memory::Resolving;
 use super::operands::{AnyViewMut, DeviceElement, Heads, Ids, ViewMut, any_mut};
 use super::words::DeviceWords;
 use super::{Kernels, capture};
 use crate::call::{Call, Checked, CheckedTable, Names, Table};
 use crate::plan::{Pdl, Planner};
 use crate::{
-    Dtype, Error, Frequencies, Layout, Pairing, PhaseWords, Positions, RawBuffer, RawIds,
-    RawOperand, Result, RopeSpec, trace,
+    Append, Dtype, Error, Frequencies, Layout, Pairing, PhaseWords, Positions, Raw, RawBuffer,
+    RawIds, RawOperand, Result, RopeSpec, trace,
 };
 
 /// Rotates query and key on one device. Cheap to clone; `Send + Sync`; no state but its frequencies.
@@ -259,6 +260,87 @@ impl Rope {
         let _current = Current::enter(self.context()).map_err(driver("binding the context"))?;
         // SAFETY: the caller's promise, and the checks above.
         unsafe { self.kernels.submit(stream.cast(), self.planner().rotation(&call)) }
+    }
+
+    /// Normalises query and key heads, rotates them by the tokens' positions, and appends keys and values to a cache, in one
+    /// launch on `stream`: as much of that as the call asks for. What is stored is rounded once, to the element type; as
+    /// 8-bit floats, from there. Of two tokens with one slot, each vector there is one of theirs.
+    ///
+    /// ```no_run
+    /// use condensed_rope::{
+    ///     Frequencies, KvCache, KvLayout, Layout, Pairing, Positions, QkNorm, Rows, SlotMapping, cuda,
+    /// };
+    /// use half::bf16;
+    ///
+    /// let context = cuda::context(0)?;
+    /// let stream = context.default_stream();
+    /// let kernels = cuda::Kernels::load(&context)?;
+    /// let rope = cuda::Rope::new(&kernels, &Frequencies::new(128, 1e6)?, Pairing::HalfSplit)?;
+    ///
+    /// // Qwen3-8B: 7 tokens of 32 query heads and 8 key and value heads, packed, into 1000 pages of 16 slots.
+    /// let row = (32 + 8 + 8) * 128;
+    /// let view = |heads, at| Layout::thd(7, heads, 128).with_strides([0, row, 128]).at(at);
+    /// let mut qkv = stream.alloc_zeros::<bf16>(7 * row)?;
+    /// let [q_norm, k_norm] = [stream.alloc_zeros::<bf16>(128)?, stream.alloc_zeros::<bf16>(128)?];
+    /// let layout = KvLayout::nhd(1000, 16, 8, 128);
+    /// let mut keys = stream.alloc_zeros::<bf16>(1000 * 16 * 8 * 128)?;
+    /// let mut values = stream.alloc_zeros::<bf16>(1000 * 16 * 8 * 128)?;
+    /// let slots = stream.clone_htod(&(160..167).collect::<Vec<i64>>())?;
+    /// let [q, k, v] = [view(32, 0), view(8, 32 * 128), view(8, 40 * 128)];
+    /// let call = cuda::Append::packed(&mut qkv, Some(q), Some(k), Some(v))
+    ///     .with_norm(QkNorm::rms(1e-6).q(&q_norm).k(&k_norm))
+    ///     .with_cache(KvCache::new(&mut keys, layout, &mut values, layout), SlotMapping::ids(&slots));
+    /// rope.rotate_append(&stream, call, Positions::consecutive(40))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Any of the [`Error`]s about types, shapes, strides, ranges, lengths, weights, scales, caches and contexts, then nothing
+    /// was launched; or [`Error::Driver`]. Slots and positions are right whatever they are: a slot that the cache does not
+    /// have stores nothing.
+    pub fn rotate_append(
+        &self,
+        stream: &CudaStream,
+        mut call: super::Append<'_>,
+        positions: Positions<Ids<'_>>,
+    ) -> Result<()> {
+        let _range = trace::range("condensed_rope::cuda::rotate_append");
+        enter(self.context(), stream)?;
+        positions.check_handle(self.context())?;
+        self.ordered(|| {
+            let mut resolving = Resolving::new(self.context(), stream);
+            let raw = call.lower(&mut resolving)?;
+            let (positions, _position_guards) = positions.resolve(stream);
+            let call = raw.check(&self.spec, positions)?;
+            self.check_waits()?;
+            let launch = self.planner().append(&call);
+            // SAFETY: views lie in their buffers and in this context; exclusive borrows and the checks keep what is written
+            // apart, and cudarc's events order the launch with other uses of them.
+            unsafe { self.kernels.submit(stream.cu_stream(), launch) }?;
+            self.retain(stream)
+        })
+    }
+
+    /// The same by address, on a stream that somebody else owns: the same checks, but for the lengths of buffers that are
+    /// not given.
+    ///
+    /// # Errors
+    /// As [`rotate_append`](Self::rotate_append); also [`Error::Null`], [`Error::Alignment`], and
+    /// [`Error::OverlappingTensors`] where what is written shares memory with another tensor.
+    ///
+    /// # Safety
+    /// As of [`rotate_raw`](Self::rotate_raw), of every tensor of the call: rows, weights, scales, caches and slots.
+    pub unsafe fn rotate_append_raw(
+        &self,
+        stream: RawStream,
+        call: Append<Raw>,
+        positions: Positions<RawIds>,
+    ) -> Result<()> {
+        let _range = trace::range("condensed_rope::cuda::rotate_append_raw");
+        let call = call.raw()?.check(&self.spec, positions)?;
+        let _current = Current::enter(self.context()).map_err(driver("binding the context"))?;
+        // SAFETY: the caller's promise, and the checks above.
+        unsafe { self.kernels.submit(stream.cast(), self.planner().append(&call)) }
     }
 
     /// Writes cos and sin of `cos.len() / rotary_dim` consecutive positions from `start`, each

@@ -14,7 +14,7 @@ use crate::gpu::{Gpu, bits, on_cpu};
 
 /// A context of its own and a stream, for tests that do everything on that stream, in order: buffers
 /// must not wait on events while it is captured.
-fn context_and_stream() -> (Arc<CudaContext>, Arc<CudaStream>) {
+pub fn context_and_stream() -> (Arc<CudaContext>, Arc<CudaStream>) {
     let context = cuda::context(0).expect("a CUDA device");
     // SAFETY: whoever asks uses one stream.
     unsafe { context.disable_event_tracking() };
@@ -28,7 +28,7 @@ fn rope(context: &Arc<CudaContext>, frequencies: &Frequencies) -> Rope {
 }
 
 /// What `calls` launch on the stream, as a graph.
-fn captured(stream: &Arc<CudaStream>, calls: impl FnOnce()) -> CudaGraph {
+pub fn captured(stream: &Arc<CudaStream>, calls: impl FnOnce()) -> CudaGraph {
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).expect("captures");
     calls();

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, LazyLock};
 
-use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
+use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use condensed_rope::cuda::{self, Heads, Ids, Kernels, Rope, View, ViewMut};
 use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions, Result, cpu};
 use half::{bf16, f16};
+use testkit::append::{Built, Memory};
 use testkit::call::TestElement;
 use testkit::{Backend, Call, Operand, Values};
 
@@ -206,6 +207,24 @@ impl Backend for &Gpu {
             if let (Some(on_device), Some(operand)) = (on_device, operand) {
                 on_device.target.download(&stream, &mut operand.buffer);
             }
+        }
+        Ok(())
+    }
+
+    /// By address: every buffer uploaded, and all of them fetched back.
+    fn append(&self, call: &mut Built) -> Result<()> {
+        let stream = self.stream();
+        let rope = Rope::from_words(&self.kernels, &call.words, call.case.pairing)?;
+        let rope = if call.case.inverse { rope.inverse() } else { rope };
+        let upload = |memory: &Memory| stream.clone_htod(memory.bytes()).expect("device memory");
+        let uploaded: Vec<CudaSlice<u8>> = call.buffers.iter().map(upload).collect();
+        let addresses: Vec<u64> =
+            uploaded.iter().map(|slice| slice.device_ptr(&stream).0).collect();
+        let (raw, positions) = call.call(&addresses);
+        // SAFETY: the call names its own buffers, on the stream that they were copied on.
+        unsafe { rope.rotate_append_raw(stream.cu_stream().cast(), raw, positions) }?;
+        for (memory, slice) in call.buffers.iter_mut().zip(&uploaded) {
+            stream.memcpy_dtoh(slice, memory.bytes_mut()).expect("a copy");
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The CUDA backend on a device: `cargo test --test cuda -- --include-ignored`.
 #![cfg(feature = "cuda")]
 
+mod append;
 mod capture;
 mod contexts;
 mod gpu;

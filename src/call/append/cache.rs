@@ -33,8 +33,10 @@ impl Stored {
         }
     }
 
-    /// An 8-bit float: to nearest even, saturating; a NaN is 0x7f. `kernels/fp8.cuh` has the same bits.
-    pub(crate) fn narrow_fp8(self, value: f32) -> u8 {
+    /// Bits of the nearest 8-bit float, of two the even one; beyond the largest, infinity too, that one; of a NaN 0x7f. By
+    /// E4M3 where this is no 8-bit float.
+    pub fn narrow(self, value: f32) -> u8 {
+        // `kernels/fp8.cuh` has the same bits.
         // Mantissa bits of f32 that go, what its exponent exceeds the format's by, bits from which on a number is as
         // good as infinite, and the largest number.
         let (shift, bias, over, largest): (u32, u32, u32, u32) = match self {
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn fp8_is_the_nearest_of_its_format() {
         for (stored, largest) in [(Stored::Fp8E4M3, 0x7e_u8), (Stored::Fp8E5M2, 0x7b)] {
-            let narrow = |value: f32| stored.narrow_fp8(value);
+            let narrow = |value: f32| stored.narrow(value);
             for sign in [0, 0x80] {
                 for bits in 0..=largest {
                     let this = value(stored, bits | sign);
