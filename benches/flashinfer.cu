@@ -1,4 +1,6 @@
 // FlashInfer's own host functions, from the headers in its wheel: they pick kernels and grids.
+#include <cuda_fp8.h>
+#include <flashinfer/page.cuh>
 #include <flashinfer/pos_enc.cuh>
 
 namespace {
@@ -44,6 +46,34 @@ extern "C" int flashinfer_rope(void* q, void* k, float* table, int32_t* ids, con
                            ids, sizes, strides, interleaved, stream)
                     : rope(static_cast<half*>(q), static_cast<half*>(k), table, ids, sizes,
                            strides, interleaved, stream);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+// Rotation, conversion to e4m3 and append in one launch, of packed bf16 rows: q to `q_out`, k and v to pages of 16 slots.
+// `slots` are the tokens' places in the one request that has all pages. Sizes: tokens, q heads, kv heads, head_dim, pages.
+extern "C" int flashinfer_rope_append(void* qkv, void* q_out, void* keys, void* values, int32_t* pages,
+                                      int32_t* zeros, int32_t* slots, int32_t* ids, float* table,
+                                      const uint32_t* sizes, cudaStream_t stream) {
+    using Element = __nv_bfloat16;
+    using Quant = __nv_fp8_e4m3;
+    const uint32_t tokens = sizes[0], q_heads = sizes[1], kv_heads = sizes[2], dim = sizes[3];
+    const size_t row = (q_heads + 2 * kv_heads) * static_cast<size_t>(dim);
+    Element* q = static_cast<Element*>(qkv);
+    Element* k = q + q_heads * dim;
+    Element* v = k + kv_heads * dim;
+    Quant* to = static_cast<Quant*>(q_out);
+    // One request, whose pages begin at 0.
+    flashinfer::paged_kv_t<Quant, int32_t> cache(
+        kv_heads, 16, dim, 1, flashinfer::QKVLayout::kNHD, static_cast<Quant*>(keys),
+        static_cast<Quant*>(values), pages, zeros, nullptr);
+    try {
+        return flashinfer::RopeQuantizeAppendPagedKVCache<Element, int32_t, int32_t, Quant>(
+            q, k, q, k, v, to, to, cache, zeros, slots, table, ids, tokens, q_heads, kv_heads, dim, 0,
+            row, dim, row, dim, static_cast<size_t>(q_heads) * dim, dim,
+            static_cast<size_t>(q_heads) * dim, dim, row, dim, row, dim, row, dim, 1.0f, 1.0f, false,
+            false, stream);
     } catch (const std::exception&) {
         return -1;
     }

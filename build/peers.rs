@@ -17,15 +17,16 @@ const FOLDER: &str = "CONDENSED_ROPE_BINDGEN_FOLDER";
 const ARCHITECTURE: usize = 90;
 
 const LIMIT: &str = "benches/limit.cu";
+const APPEND: &str = "benches/append.cu";
 const FLASHINFER: &str = "benches/flashinfer.cu";
 
 /// In the second process: does its job. False in the first.
 pub fn is_job() -> bool {
     let (Some(job), Some(folder)) = (variable(JOB), variable(FOLDER)) else { return false };
     let (limit, folder) = (job == "ptx", PathBuf::from(folder));
-    let source = if limit { LIMIT } else { FLASHINFER };
+    let sources = if limit { vec![LIMIT, APPEND] } else { vec![FLASHINFER] };
     let mut builder = bindgen_cuda::Builder::default()
-        .kernel_paths(vec![source])
+        .kernel_paths(sources)
         .include_paths_glob("kernels/*.cuh")
         .compute_cap(ARCHITECTURE)
         .out_dir(&folder);
@@ -50,6 +51,7 @@ pub fn build(nvcc: &Nvcc, folder: &Path) -> Result<(), String> {
     let folder = folder.join("bench");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     println!("cargo:rerun-if-changed={LIMIT}");
+    println!("cargo:rerun-if-changed={APPEND}");
     run(nvcc, &folder, "ptx", "")?;
     if !cfg!(feature = "peers") {
         return Ok(());

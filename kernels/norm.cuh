@@ -39,7 +39,7 @@ ROPE_FN float inverse_rms(float sum, float inverse_dim, float eps) {
 
 // Each of COUNT sums, over the lanes of a row whose number is a power of two, 32 at most.
 template <int COUNT>
-ROPE_FN void warp_sums(float (&sums)[COUNT], uint32_t lanes) {
+ROPE_FN void warp_sums(float* sums, uint32_t lanes) {
 #pragma unroll
     for (uint32_t step = 1; step < 32; step *= 2) {
 #pragma unroll
@@ -53,8 +53,8 @@ ROPE_FN void warp_sums(float (&sums)[COUNT], uint32_t lanes) {
 // The same over `width` threads, several warps where it is more than 32. All threads of the block, which is of whole
 // warps, call it; `shared` holds COUNT floats a warp.
 template <int COUNT>
-ROPE_FN void row_sums(float (&sums)[COUNT], uint32_t width, uint32_t thread, float* shared) {
-    warp_sums(sums, width);
+ROPE_FN void row_sums(float* sums, uint32_t width, uint32_t thread, float* shared) {
+    warp_sums<COUNT>(sums, width);
     if (width <= 32) return;
     const uint32_t warp = thread / 32, lane = thread % 32, warps = width / 32;
     if (lane == 0) {
@@ -66,7 +66,7 @@ ROPE_FN void row_sums(float (&sums)[COUNT], uint32_t width, uint32_t thread, flo
     const uint32_t of = (warp & ~(warps - 1)) + (lane & (warps - 1));
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) sums[i] = shared[of * COUNT + i];
-    warp_sums(sums, warps);
+    warp_sums<COUNT>(sums, warps);
 }
 
 #endif

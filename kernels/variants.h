@@ -34,14 +34,14 @@
     ENTRY(rotate_general_2_0, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
 
-// And every entry of norm, rotation and append: a thread takes Q heads of q together with KV of k's and v's, or, where KV
-// is 0, Q heads of any.
-#define ROPE_APPEND_ENTRIES(ENTRY)        \
-    ENTRY(append_1_0, 1, 0, false)        \
-    ENTRY(append_2_0, 2, 0, false)        \
-    ENTRY(append_2_1, 2, 1, false)        \
-    ENTRY(append_general_2_0, 2, 0, true) \
-    ENTRY(append_general_2_1, 2, 1, true)
+// And every entry of norm, rotation and append: ENTRY(name, Q, K, V, GENERAL), whose thread takes Q heads of q, K of k and V
+// of v, or, where K and V are 0, Q heads of any.
+#define ROPE_APPEND_ENTRIES(ENTRY)           \
+    ENTRY(append_1, 1, 0, 0, false)          \
+    ENTRY(append_2, 2, 0, 0, false)          \
+    ENTRY(append_2_1_1, 2, 1, 1, false)      \
+    ENTRY(append_4_1_1, 4, 1, 1, false)      \
+    ENTRY(append_general_2, 2, 0, 0, true)
 
 // The kernels, each entry in all variants, are named <entry>_<element>_<order>_<bytes>; the table's
 // entry is cos_sin.

@@ -36,10 +36,11 @@ pub struct Device {
     pool: u64,
     ids: u64,
     ids_i32: u64,
+    zeros: u64,
     limit: Limit,
     empty: CudaFunction,
     candle: CudaFunction,
-    _memory: (CudaSlice<u8>, CudaSlice<i64>, CudaSlice<i32>),
+    _memory: (CudaSlice<u8>, CudaSlice<i64>, [CudaSlice<i32>; 2]),
 }
 
 type Launch<'a> = dyn Fn(usize) + 'a;
@@ -49,7 +50,7 @@ pub struct Replays {
     pub cache: Cache,
     pub launches: usize,
     /// Microseconds a launch that are not its own: the writing kernel's.
-    others: f64,
+    pub others: f64,
     pool: u64,
     slot: usize,
     slots: usize,
@@ -87,11 +88,13 @@ impl Device {
         }
         let mut ids = stream.clone_htod(&(0..MOST_TOKENS as i64).collect::<Vec<_>>())?;
         let mut ids_i32 = stream.clone_htod(&(0..MOST_TOKENS as i32).collect::<Vec<_>>())?;
+        let mut zeros = stream.alloc_zeros::<i32>(MOST_TOKENS)?;
         let module = context.load_module(Ptx::from_src(KERNELS))?;
         stream.synchronize()?;
         let pool = memory.device_ptr_mut(&stream).0;
-        let [on_ids, on_ids_i32] =
-            [ids.device_ptr_mut(&stream).0, ids_i32.device_ptr_mut(&stream).0];
+        let on_ids = ids.device_ptr_mut(&stream).0;
+        let [on_ids_i32, on_zeros] =
+            [&mut ids_i32, &mut zeros].map(|ids| ids.device_ptr_mut(&stream).0);
         Ok(Self {
             empty: module.load_function("empty")?,
             candle: module.load_function("candle_rope")?,
@@ -100,7 +103,8 @@ impl Device {
             pool,
             ids: on_ids,
             ids_i32: on_ids_i32,
-            _memory: (memory, ids, ids_i32),
+            zeros: on_zeros,
+            _memory: (memory, ids, [ids_i32, zeros]),
             context,
             stream,
         })
@@ -108,6 +112,15 @@ impl Device {
 
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// Positions, i64.
+    pub fn ids(&self) -> u64 {
+        self.ids
     }
 
     /// Memory for everything that is measured.
@@ -121,6 +134,16 @@ impl Device {
 
     pub fn stream(&self) -> &CudaStream {
         &self.stream
+    }
+
+    pub fn shared_stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// As many zeros as there are tokens, i32.
+    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "for FlashInfer alone"))]
+    pub fn zeros(&self) -> u64 {
+        self.zeros
     }
 
     /// Positions as FlashInfer reads them fastest.
@@ -288,9 +311,22 @@ impl Device {
         rows: &mut Rows,
         prepare: impl Fn() -> Launch,
     ) {
+        let id = case.id(name, replays.cache);
+        let mut samples = self.sample(&id, replays, criterion, prepare);
+        rows.push(case, name, replays.cache, pdl, &mut samples);
+    }
+
+    /// Criterion's samples, in microseconds a launch.
+    pub fn sample<Launch: Fn(usize)>(
+        &self,
+        id: &str,
+        replays: &Replays,
+        criterion: &mut Criterion,
+        prepare: impl Fn() -> Launch,
+    ) -> Vec<f64> {
         let mut samples = Vec::new();
         let mut graph = None;
-        criterion.bench_function(&case.id(name, replays.cache), |bencher| {
+        criterion.bench_function(id, |bencher| {
             let graph =
                 graph.get_or_insert_with(|| self.capture(replays, replays.launches, &prepare()));
             bencher.iter_custom(|iterations| {
@@ -299,7 +335,7 @@ impl Device {
                 Duration::from_secs_f64(samples[start..].iter().sum::<f64>() / 1e6)
             });
         });
-        rows.push(case, name, replays.cache, pdl, &mut samples);
+        samples
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! `cargo bench --features bench --bench gpu -- tune` is the sweep behind `src/plan/tiling.rs`.
 
+mod append;
 mod cases;
 mod device;
 mod limit;
@@ -38,8 +39,18 @@ fn main() {
         Err(error) => return println!("no GPU benches: {error}"),
     };
     let mut rows = row::Rows::new(&device.name());
-    for case in cases::all() {
-        device.bench(&case, &mut criterion, &mut rows);
+    // `append` alone, or all but that, where the command line says so.
+    let only = |word: &str| std::env::var("CONDENSED_ROPE_BENCH_OP").is_ok_and(|op| op == word);
+    if !only("append") {
+        for case in cases::all() {
+            device.bench(&case, &mut criterion, &mut rows);
+        }
+    }
+    if !only("rotate") {
+        match append::Appends::open(&device) {
+            Ok(appends) => appends.bench(&mut criterion, &mut rows),
+            Err(error) => println!("no benches of norm, rotation and append: {error}"),
+        }
     }
     rows.write();
     criterion.final_summary();

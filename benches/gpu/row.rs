@@ -26,11 +26,7 @@ impl Rows {
         pdl: bool,
         samples: &mut [f64],
     ) {
-        if samples.is_empty() {
-            return; // filtered out by the command line
-        }
-        samples.sort_by(f64::total_cmp);
-        self.rows.push(json!({
+        let row = json!({
             "op": case.op.name(),
             "impl": implementation,
             "dtype": case.dtype.name(),
@@ -43,9 +39,19 @@ impl Rows {
             "tokens": case.tokens,
             "cache": cache.name(),
             "pdl": pdl,
-            "median_us": samples[samples.len() / 2],
             "bytes": case.bytes(),
-        }));
+        });
+        self.push_row(row, samples);
+    }
+
+    /// `row` with the median of its samples.
+    pub fn push_row(&mut self, mut row: Value, samples: &mut [f64]) {
+        if samples.is_empty() {
+            return; // filtered out by the command line
+        }
+        samples.sort_by(f64::total_cmp);
+        row["median_us"] = samples[samples.len() / 2].into();
+        self.rows.push(row);
     }
 
     pub fn write(&self) {

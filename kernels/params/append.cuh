@@ -8,7 +8,7 @@
 
 namespace rope {
 
-// The tensors of a call, as its arrays of three have them.
+// The tensors of a call, as its arrays have them.
 enum Tensor : uint32_t { QUERY = 0, KEY = 1, VALUE = 2 };
 
 // What elements become where they are stored.
@@ -68,45 +68,40 @@ struct SlotMapping {
 // By value: see params/rotate.cuh on the order of fields, which is that of need by lines of 64 bytes.
 // src/plan/params.rs mirrors it; the tests compare every field's offset.
 struct AppendParams {
-    const uint64_t* steps;      // as the rotation's
-    Divisor seq;                // tokens per sequence
-    uint32_t tokens;            // below 2^31
-    uint32_t pdl;               // a Pdl
-    uint32_t heads_per_block;   // rows of heads that a block takes: its extent in y
-    uint16_t tokens_per_block;  // and in z
-    uint16_t q_slices;          // tensors apart: blocks in y that work on q
-    uint16_t k_slices;          // and on k; the others work on v
-    uint16_t pair_step;         // channels from a pair's first to the next one's: 2 where interleaved, else 1
-    L2Hint load_hint[2];        // of q; of k and v
+    const uint64_t* steps;         // as the rotation's
+    Divisor seq;                   // tokens per sequence
+    uint32_t tokens;               // below 2^31
+    uint32_t pdl;                  // a Pdl
+    uint16_t pairs;                // that rotate
+    uint16_t heads_per_block;      // rows of heads that a block takes: its extent in y
+    uint16_t tokens_per_block;     // and in z
+    uint16_t q_slices;             // tensors apart: blocks in y that work on q
+    uint16_t k_slices;             // and on k; the others work on v
+    uint16_t pair_step;            // channels from a pair's first to the next one's: 2 where interleaved, else 1
+    L2Hint load_hint[2];           // of q; of k and v
 
-    uint32_t heads[3];          // of q, k and v; v's by parts
-    HeadShape shape[3];
+    uint16_t heads[3];             // of q, k and v
     Target target[3];
-    Storage storage[3];         // of q's rows, of k's and v's caches
-    uint8_t normalised[2];      // q, k
-    uint8_t unit_offset;        // 1: weights are one less than what they multiply by
-    uint8_t cached;             // 1: k and v go to a cache
-    uint16_t part;              // channels of a part of a head of v
-    L2Hint store_hint;          // of rows
+    Storage storage[3];            // of q's rows, of k's and v's caches
+    uint8_t normalised[2];         // q, k
+    uint16_t value_pairs;          // of a head of v
+    HeadShape shape[2];            // of q and k
+    Rows src[3];                   // from channel 0
+
     float eps;
-    float inverse_dim[2];       // 1 / head_dim of q and k
-
-    Rows src[3];                // from channel 0
-    const char* weight[2];      // of q and k
-    Ids starts;                 // of ragged positions
-
-    TokenPositions positions;
-    Divisor parts;              // of a head of v
-    uint32_t reserved;
-
-    SlotMapping slots;
+    float inverse_dim[2];          // 1 / head_dim of q and k
+    float weight_offset;           // what is added to weights: 1, or -0, which changes none
     float cos_factor, sin_factor;  // as the rotation's
-
-    KvPages pages[2];           // k, v
-
-    Scale scale[3];             // of q's rows, of k's and v's caches
-    Rows dst[2];                // of q and k
+    L2Hint store_hint;             // of rows
+    uint32_t reserved;
+    const char* weight[2];         // of q and k
+    TokenPositions positions;
+    SlotMapping slots;
+    Ids starts;                    // of ragged positions
     FrequencySets sets;
+    KvPages pages[2];              // k, v
+    Scale scale[3];                // of q's rows, of k's and v's caches
+    Rows dst[2];                   // of q and k
     Axes axes;
 
     ROPE_FN bool has_norm() const { return normalised[QUERY] || normalised[KEY]; }

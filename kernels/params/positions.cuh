@@ -77,16 +77,25 @@ struct TokenPositions {
         return low;
     }
 
-    // Two's complement: sums wrap.
+    // A token's id, whose value waits for memory.
     template <bool GENERAL>
-    ROPE_FN uint64_t position(const Ids& starts, uint32_t t, uint32_t b, uint32_t s) const {
-        const Ids::Halves id = ids.load<GENERAL>(offset(b, s));
+    ROPE_FN Ids::Halves load(uint32_t b, uint32_t s) const {
+        return ids.load<GENERAL>(offset(b, s));
+    }
+    // Its position. Two's complement: sums wrap.
+    template <bool GENERAL>
+    ROPE_FN uint64_t position(const Ids::Halves& id, const Ids& starts, uint32_t t,
+                              uint32_t s) const {
         uint64_t from = static_cast<uint64_t>(start) + s * counts;
         if (cu_seqlens != nullptr) {
             const uint32_t i = sequence_of(t);
             from += starts.at<GENERAL>(i) - static_cast<uint64_t>(static_cast<int64_t>(cu_seqlens[i]));
         }
         return ids.value<GENERAL>(id) + from;
+    }
+    template <bool GENERAL>
+    ROPE_FN uint64_t position(const Ids& starts, uint32_t t, uint32_t b, uint32_t s) const {
+        return position<GENERAL>(load<GENERAL>(b, s), starts, t, s);
     }
 };
 

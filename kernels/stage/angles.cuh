@@ -52,6 +52,13 @@ struct Angles {
         }
     }
 
+    // (x, y) becomes (x cos - y sin, y cos + x sin): a product and an fma each.
+    ROPE_FN void rotate(int i, float& x, float& y) const {
+        const float x0 = x;
+        x = fma_rn(x0, cos[i], -mul_rn(y, sin[i]));
+        y = fma_rn(y, cos[i], mul_rn(x0, sin[i]));
+    }
+
     // Phases become sine and cosine.
     ROPE_FN void sin_cos(float cos_factor, float sin_factor) {
 #pragma unroll

@@ -53,13 +53,9 @@ struct HeadFragment {
         }
     }
 
-    // (x, y) becomes (x cos - y sin, y cos + x sin): a product and an fma, rounded once to Element.
+    // Rounded once to Element.
     ROPE_FN void rotate(int i, const Angles<Group::PAIRS>& angles) {
-        group[i].map([&](int j, float& x, float& y) {
-            const float x0 = x;
-            x = fma_rn(x0, angles.cos[j], -mul_rn(y, angles.sin[j]));
-            y = fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]));
-        });
+        group[i].map([&](int j, float& x, float& y) { angles.rotate(j, x, y); });
     }
 };
 

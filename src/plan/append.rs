@@ -16,9 +16,10 @@ const VALUE: usize = 2;
 const WARP: usize = 32;
 /// Blocks in the grid's second dimension.
 const MAX_SLICES: usize = 65_535;
-/// Threads a multiprocessor, at one head each, up to which a thread takes one head: between 128 and 512 tokens of
-/// 32 + 8 + 8 heads of 128 (745 and 2979 on an H100).
-const ONE_HEAD: usize = 1500;
+/// Threads a multiprocessor, at one head each, up to which a thread takes one head, and up to which two: on an H100 128 and
+/// 256 tokens of 32 + 8 + 8 heads of 128.
+const ONE_HEAD: usize = 1000;
+const TWO_HEADS: usize = 2000;
 
 /// How heads are cut: as [`Cut`](super::Cut), of the entries of `append.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +34,10 @@ pub struct AppendCut {
 pub struct AppendWork {
     /// Lanes of a head: a power of two.
     pub width: usize,
-    /// Heads of q and of k, and parts of heads of v.
+    /// Of q and k, and of v, or its parts.
     pub heads: [usize; 3],
+    /// q's and k's heads have one shape.
+    pub alike: bool,
     pub tokens: usize,
     pub general: bool,
     pub pdl: Pdl,
@@ -56,18 +59,22 @@ impl AppendCut {
     /// The best of the sweeps.
     pub fn of(work: &AppendWork, multiprocessors: usize) -> Self {
         let [q, k, v] = work.heads;
-        let general = work.general;
-        let entry = |q_heads, kv_heads| AppendEntry { q_heads, kv_heads, general };
-        let whole = MAX_THREADS / work.width;
-        let small = work.threads(multiprocessors) <= ONE_HEAD;
-        if small {
-            let entry = if general { entry(2, 0) } else { entry(1, 0) };
-            return Self { entry, heads_per_block: whole.min(8), threads: 128 };
+        let rows = (MAX_THREADS / work.width).min(8);
+        let cut = |entry, heads_per_block| Self { entry, heads_per_block, threads: 128 };
+        let (one, two) = (AppendEntry::plain([1, 0, 0]), AppendEntry::plain([2, 0, 0]));
+        if work.general {
+            return cut(AppendEntry { general: true, ..two }, rows);
         }
-        // Where a block for all has work for every row.
-        let together = k + v > 0 && q >= 2 * (k + v);
-        let entry = if together { entry(2, 1) } else { entry(2, 0) };
-        Self { entry, heads_per_block: whole, threads: 256 }
+        // Where a block for all three has work for every row.
+        let kv = k.max(v);
+        let together = work.alike && k.min(v) > 0 && q >= kv;
+        match work.threads(multiprocessors) {
+            0..=ONE_HEAD => cut(one, rows),
+            ..=TWO_HEADS => cut(two, rows),
+            _ if together && q >= 4 * kv => cut(AppendEntry::plain([4, 1, 1]), rows),
+            _ if together && q >= 2 * kv => cut(AppendEntry::plain([2, 1, 1]), rows),
+            _ => cut(two, rows),
+        }
     }
 }
 
@@ -81,33 +88,25 @@ struct AppendTiling {
 
 impl AppendTiling {
     fn of(work: &AppendWork, cut: &AppendCut) -> Self {
-        let AppendWork { width, heads: [q, k, v], tokens, .. } = *work;
-        let AppendEntry { q_heads, kv_heads, .. } = cut.entry;
-        // Rows that threads of one slice could fill.
-        let [q, k, v, most] = if cut.entry.is_together() {
-            let (q, list) = (q.div_ceil(q_heads), (k + v).div_ceil(kv_heads));
-            [q, 0, 0, q.max(list)]
-        } else {
-            let [q, k, v] = [q, k, v].map(|heads| heads.div_ceil(q_heads));
-            [q, k, v, q.max(k).max(v)]
-        };
-        let longest = most.max(1);
+        let AppendWork { width, heads, tokens, .. } = *work;
+        let AppendEntry { heads: entry, .. } = cut.entry;
+        let together = cut.entry.is_together();
+        // Rows of threads that each tensor's heads take.
+        let rows_of =
+            [0, 1, 2].map(|i| heads[i].div_ceil(if together { entry[i] } else { entry[0] }));
+        let longest = rows_of.into_iter().fold(1, usize::max);
         // As few slices as the blocks' rows allow, and no more rows than fill them; slices fit the grid.
-        let rows = cut.heads_per_block.max(longest.div_ceil(MAX_SLICES / 4)).max(1);
+        let rows = cut.heads_per_block.max(longest.div_ceil(MAX_SLICES / 3)).max(1);
         let rows = longest.div_ceil(longest.div_ceil(rows));
         let rows = Self::whole_warps(width, rows);
-        let slices = match cut.entry.is_together() {
-            true => [longest.div_ceil(rows), 0, 0],
-            false => [q, k, v].map(|rows_of| rows_of.div_ceil(rows)),
-        };
+        let slices = rows_of.map(|n| n.div_ceil(rows));
+        let all = if together { longest.div_ceil(rows) } else { slices.iter().sum() };
         let in_warp = (WARP / (width * rows).min(WARP)).max(1);
-        let per_block = (cut.threads / (width * rows)).max(1).min(tokens.next_power_of_two());
-        let tokens_per_block = per_block.next_multiple_of(in_warp).min(64);
-        debug_assert!(width * rows * tokens_per_block <= MAX_THREADS.max(WARP * 2));
+        let per_block = (cut.threads / (width * rows)).clamp(1, 64).min(tokens.next_power_of_two());
+        let tokens_per_block = per_block.next_multiple_of(in_warp);
+        debug_assert!(width * rows * tokens_per_block <= MAX_THREADS && tokens_per_block <= 64);
         let [x, y, z] = [width, rows, tokens_per_block].map(|extent| extent as u32);
-        let blocks = tokens.div_ceil(tokens_per_block) as u32;
-        let all: usize = slices.iter().sum();
-        let grid = (blocks, all.max(1) as u32, 1);
+        let grid = (tokens.div_ceil(tokens_per_block) as u32, all as u32, 1);
         Self { grid, block: (x, y, z), slices: [slices[0], slices[1]] }
     }
 
@@ -127,6 +126,11 @@ struct Shape {
 }
 
 impl Shape {
+    fn params(&self) -> HeadShape {
+        let [before, pairs, rest] = [self.before, self.pairs, self.rest].map(|n| n as u16);
+        HeadShape { before, pairs, rest, reserved: 0 }
+    }
+
     fn lanes(&self, variant: &Variant) -> usize {
         (self.pairs + self.rest) / variant.pairs()
     }
@@ -187,18 +191,33 @@ impl Planner {
             }) && weights.iter().all(|&weights| aligned(weights, element))
         });
 
-        // Lanes of q's and k's heads; v's are cut into parts that fit them.
+        // Lanes of q's and k's heads. One head of v that is wider, as MLA's, is cut into parts that fit them.
         let lanes = |i: usize| tensors[i].as_ref().map_or(0, |t| t.shape.lanes(&variant));
-        let width = lanes(QUERY).max(lanes(1)).next_power_of_two();
-        let parts = if lanes(VALUE) == 0 { 1 } else { parts(lanes(VALUE), width) };
-        let part_pairs = tensors[VALUE].map_or(0, |v| v.shape.rest / parts);
+        let mut width = lanes(QUERY).max(lanes(1)).next_power_of_two();
         let mut heads = call.heads();
-        heads[VALUE] *= parts;
+        let mut parts = 1;
+        if heads[VALUE] == 1 {
+            parts = parts_of(lanes(VALUE), width);
+            heads[VALUE] = parts;
+        } else {
+            width = width.max(lanes(VALUE).next_power_of_two());
+        }
+        let mut src = tensors.map(|tensor| tensor.map_or_else(Rows::default, |t| t.src));
+        let mut kv = pages.map(|pages| pages.map_or_else(KvPages::default, |p| kv_pages(&p)));
+        let value_pairs = tensors[VALUE].map_or(0, |v| v.shape.rest / parts);
+        if parts > 1 {
+            src[VALUE].head = (2 * value_pairs * call.dtype.size()) as i64;
+            kv[1].head = (2 * value_pairs * pages[1].map_or(0, |pages| pages.stored.size())) as i64;
+        }
 
         let by_table =
             call.cache.is_some_and(|cache| matches!(cache.slots.slots, Slots::PageTable { .. }));
         let general = is_general(&call.positions) || by_table;
-        let work = AppendWork { width, heads, tokens: call.tokens(), general, pdl: self.pdl };
+        let shape =
+            [0, 1].map(|i| tensors[i].map_or_else(HeadShape::default, |t| t.shape.params()));
+        let alike = shape[0] == shape[1];
+        let (tokens, pdl) = (call.tokens(), self.pdl);
+        let work = AppendWork { width, heads, alike, tokens, general, pdl };
         let cut = cut(&work, self.device.multiprocessors);
         let tiling = AppendTiling::of(&work, &cut);
         let pdl = work.pdl(self.device.multiprocessors);
@@ -207,14 +226,6 @@ impl Planner {
         let source = Source::of(&call.positions, call.batch_seq, self.zero(), general);
         let factor = if call.positions.sets.is_some() { 1.0 } else { self.spec.factor() };
         let (cos_factor, sin_factor) = self.spec.direction().factors(factor);
-        let shape = [0, 1, 2].map(|i| {
-            let Some(Tensor { shape: Shape { before, pairs, rest }, .. }) = tensors[i] else {
-                return HeadShape::default();
-            };
-            let rest = if i == VALUE { part_pairs } else { rest };
-            let [before, pairs, rest] = [before, pairs, rest].map(|n| n as u16);
-            HeadShape { before, pairs, rest, reserved: 0 }
-        });
         let hint = L2Hint::of(self.query_traffic(call), self.device.l2_bytes);
         let storage = [
             tensors[QUERY].map_or(0, |q| storage(q.storage)),
@@ -231,20 +242,21 @@ impl Planner {
             seq: Divisor::new(seq as u32),
             tokens: call.tokens() as u32,
             pdl,
-            heads_per_block: y,
+            pairs: rotary_pairs as u16,
+            heads_per_block: y as u16,
             tokens_per_block: z as u16,
             q_slices: tiling.slices[0] as u16,
             k_slices: tiling.slices[1] as u16,
             pair_step: if self.spec.pairing() == Pairing::Interleaved { 2 } else { 1 },
-            heads: heads.map(|heads| heads as u32),
-            src: tensors.map(|tensor| tensor.map_or_else(Rows::default, |t| t.src)),
+            heads: heads.map(|heads| heads as u16),
+            value_pairs: value_pairs as u16,
             shape,
+            src,
             target: tensors.map(|tensor| tensor.map_or(0, |t| t.target)),
             storage,
             normalised: call.norm.weights.map(|weights| weights.is_some().into()),
-            unit_offset: call.norm.unit_offset.into(),
-            cached: call.cache.is_some().into(),
-            part: (2 * part_pairs) as u16,
+            // What changes no number, zeros included, where there is no offset.
+            weight_offset: if call.norm.unit_offset { 1.0 } else { -0.0 },
             load_hint: [hint.load, L2Hint::READ_ONCE],
             store_hint: hint.store,
             positions: source.positions,
@@ -253,14 +265,13 @@ impl Planner {
             eps: call.norm.eps,
             inverse_dim,
             slots: call.cache.map_or_else(SlotMapping::default, |cache| slots(&cache, call)),
-            pages: pages.map(|pages| pages.map_or_else(KvPages::default, |p| kv_pages(&p))),
+            pages: kv,
             weight: weights,
             scale: [
                 tensors[QUERY].map_or_else(Scale::default, |q| q.scale),
                 scale_of(pages[0]),
                 scale_of(pages[1]),
             ],
-            parts: Divisor::new(parts as u32),
             dst: [0, 1].map(|i| tensors[i].map_or_else(Rows::default, |t| t.dst)),
             sets: self.sets(&call.positions, general),
             axes: source.axes,
@@ -355,7 +366,7 @@ fn scale(scale: &CheckedScale) -> Scale {
 }
 
 /// The fewest parts of as many lanes each, no more than `width`.
-fn parts(lanes: usize, width: usize) -> usize {
+fn parts_of(lanes: usize, width: usize) -> usize {
     (1..=lanes)
         .find(|&parts| lanes.is_multiple_of(parts) && lanes / parts <= width)
         .unwrap_or(lanes)

@@ -19,7 +19,7 @@ macro_rules! abi {
         $(
             $(#[$attribute])*
             #[repr(C)]
-            #[derive(Clone, Copy, Debug, Default)]
+            #[derive(Clone, Copy, Debug, Default, PartialEq)]
             pub struct $name {
                 $($(#[$field_attribute])* pub $field: $type,)+
             }
@@ -171,36 +171,35 @@ abi! {
         pub seq: Divisor,
         pub tokens: u32,
         pub pdl: Pdl,
-        pub heads_per_block: u32,
+        pub pairs: u16,
+        pub heads_per_block: u16,
         pub tokens_per_block: u16,
         pub q_slices: u16,
         pub k_slices: u16,
         pub pair_step: u16,
         pub load_hint: [u32; 2],
-        pub heads: [u32; 3],
-        pub shape: [HeadShape; 3],
+        pub heads: [u16; 3],
         pub target: [u8; 3],
         pub storage: [u8; 3],
         pub normalised: [u8; 2],
-        pub unit_offset: u8,
-        pub cached: u8,
-        pub part: u16,
-        pub store_hint: u32,
+        pub value_pairs: u16,
+        pub shape: [HeadShape; 2],
+        pub src: [Rows; 3],
         pub eps: f32,
         pub inverse_dim: [f32; 2],
-        pub src: [Rows; 3],
-        pub weight: [Address; 2],
-        pub starts: Ids,
-        pub positions: TokenPositions,
-        pub parts: Divisor,
-        pub reserved: u32,
-        pub slots: SlotMapping,
+        pub weight_offset: f32,
         pub cos_factor: f32,
         pub sin_factor: f32,
+        pub store_hint: u32,
+        pub reserved: u32,
+        pub weight: [Address; 2],
+        pub positions: TokenPositions,
+        pub slots: SlotMapping,
+        pub starts: Ids,
+        pub sets: FrequencySets,
         pub pages: [KvPages; 2],
         pub scale: [Scale; 3],
         pub dst: [Rows; 2],
-        pub sets: FrequencySets,
         pub axes: Axes,
     }
 

@@ -44,27 +44,40 @@ impl Entry {
 }
 
 /// One entry of norm, rotation and append, in all variants: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread
-/// takes `q_heads` of q together with `kv_heads` of k's and v's; or, where that is 0, `q_heads` of any.
+/// takes so many heads of q, k and v together; or, where those of k and v are 0, as many of any as of q.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
-    pub q_heads: usize,
-    pub kv_heads: usize,
+    pub heads: [usize; 3],
     /// As a rotation's, and by a page table.
     pub general: bool,
 }
 
 impl AppendEntry {
     pub const ALL: [Self; 5] = [
-        Self { q_heads: 1, kv_heads: 0, general: false },
-        Self { q_heads: 2, kv_heads: 0, general: false },
-        Self { q_heads: 2, kv_heads: 1, general: false },
-        Self { q_heads: 2, kv_heads: 0, general: true },
-        Self { q_heads: 2, kv_heads: 1, general: true },
+        Self::plain([1, 0, 0]),
+        Self::plain([2, 0, 0]),
+        Self::plain([2, 1, 1]),
+        Self::plain([4, 1, 1]),
+        Self { heads: [2, 0, 0], general: true },
     ];
+
+    pub const fn plain(heads: [usize; 3]) -> Self {
+        Self { heads, general: false }
+    }
 
     /// Whether a block works on q, k and v, not on one of them.
     pub fn is_together(self) -> bool {
-        self.kv_heads > 0
+        self.heads[1] > 0
+    }
+
+    fn name(self) -> String {
+        let general = if self.general { "general_" } else { "" };
+        let [q, k, v] = self.heads;
+        if self.is_together() {
+            format!("append_{q}_{k}_{v}")
+        } else {
+            format!("append_{general}{q}")
+        }
     }
 }
 
@@ -101,10 +114,7 @@ impl Kernel {
                 format!("rotate_{general}{q_heads}_{k_heads}_{dtype}_{order}_{bytes}")
             }
             Self::CosSin => format!("cos_sin_{dtype}_{order}_{bytes}"),
-            Self::Append(AppendEntry { q_heads, kv_heads, general }) => {
-                let general = if general { "general_" } else { "" };
-                format!("append_{general}{q_heads}_{kv_heads}_{dtype}_{order}_{bytes}")
-            }
+            Self::Append(entry) => format!("{}_{dtype}_{order}_{bytes}", entry.name()),
         }
     }
 }

@@ -42,29 +42,42 @@ struct Kernel {
 
 // Threads meet at the sum alone: all of them as far as there, the sums as lanes make them, and all of them on.
 template <class Append>
-void append_block(const Block& block) {
+void append_slice(const Block& block, uint32_t slice) {
     const auto& params = *static_cast<const rope::AppendParams*>(block.params);
     const size_t width = block.extent[0], threads = width * block.extent[1] * block.extent[2];
+    using Sums = std::array<float, Append::SUMS + 1>;
     std::vector<Append> work(threads);
-    std::vector<std::array<float, Append::HEADS>> sums(threads);
+    std::vector<Sums> sums(threads);
     block.each([&](const rope::Thread& at, size_t i) {
-        float own[Append::HEADS];
-        work[i].begin(params, at, own);
-        std::copy(own, own + Append::HEADS, sums[i].begin());
+        work[i].begin(params, at, slice, sums[i].data());
     });
     for (size_t step = 1; step < width; step *= 2) {
-        const auto before = sums;
+        const std::vector<Sums> before = sums;
         for (size_t i = 0; i < threads; ++i) {
-            for (size_t head = 0; head < Append::HEADS; ++head) {
+            for (size_t head = 0; head < Append::SUMS; ++head) {
                 sums[i][head] = rope::add_rn(before[i][head], before[i ^ step][head]);
             }
         }
     }
-    block.each([&](const rope::Thread&, size_t i) {
-        float own[Append::HEADS];
-        std::copy(sums[i].begin(), sums[i].end(), own);
-        work[i].end(params, own);
-    });
+    block.each([&](const rope::Thread&, size_t i) { work[i].end(params, sums[i].data()); });
+}
+
+template <class Element, bool JOINED, int BYTES, int Q, int K, int V, bool GENERAL>
+void append_block(const Block& block) {
+    uint32_t slice = block.grid_y;
+    if constexpr (K + V > 0) {
+        append_slice<rope::Append<Element, JOINED, BYTES, Q, K, V, GENERAL>>(block, slice);
+    } else {
+        const auto& params = *static_cast<const rope::AppendParams*>(block.params);
+        switch (rope::tensor_of(params, slice)) {
+            case rope::QUERY:
+                return append_slice<rope::Append<Element, JOINED, BYTES, Q, 0, 0, GENERAL>>(block, slice);
+            case rope::KEY:
+                return append_slice<rope::Append<Element, JOINED, BYTES, 0, Q, 0, GENERAL>>(block, slice);
+            case rope::VALUE:
+                return append_slice<rope::Append<Element, JOINED, BYTES, 0, 0, Q, GENERAL>>(block, slice);
+        }
+    }
 }
 
 const Kernel KERNELS[] = {
@@ -77,10 +90,10 @@ const Kernel KERNELS[] = {
      }},
 #define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, name, Q, K, GENERAL)
     ROPE_ENTRIES(ROTATE_ENTRY)
-#define APPEND(element, Element, order, JOINED, BYTES, name, Q, KV, GENERAL) \
-    {#name "_" #element "_" #order "_" #BYTES,                               \
-     append_block<rope::Append<rope::Element, JOINED, BYTES, Q, KV, GENERAL>>},
-#define APPEND_ENTRY(name, Q, KV, GENERAL) ROPE_VARIANTS(APPEND, name, Q, KV, GENERAL)
+#define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL) \
+    {#name "_" #element "_" #order "_" #BYTES,                                 \
+     append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
+#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(APPEND, name, Q, K, V, GENERAL)
     ROPE_APPEND_ENTRIES(APPEND_ENTRY)
 #define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
     {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
@@ -127,17 +140,16 @@ const Field FIELDS[] = {
         F(SlotMapping, tokens) F(SlotMapping, width) F(SlotMapping, row_stride)
         F(SlotMapping, page_size) F(SlotMapping, reserved)
     S(AppendParams) F(AppendParams, steps) F(AppendParams, seq) F(AppendParams, tokens)
-        F(AppendParams, pdl) F(AppendParams, heads_per_block) F(AppendParams, tokens_per_block)
-        F(AppendParams, q_slices) F(AppendParams, k_slices) F(AppendParams, pair_step)
-        F(AppendParams, load_hint) F(AppendParams, heads) F(AppendParams, shape)
+        F(AppendParams, pdl) F(AppendParams, pairs) F(AppendParams, heads_per_block)
+        F(AppendParams, tokens_per_block) F(AppendParams, q_slices) F(AppendParams, k_slices)
+        F(AppendParams, pair_step) F(AppendParams, load_hint) F(AppendParams, heads)
         F(AppendParams, target) F(AppendParams, storage) F(AppendParams, normalised)
-        F(AppendParams, unit_offset) F(AppendParams, cached) F(AppendParams, part)
-        F(AppendParams, store_hint) F(AppendParams, eps) F(AppendParams, inverse_dim)
-        F(AppendParams, src) F(AppendParams, weight) F(AppendParams, starts)
-        F(AppendParams, positions) F(AppendParams, parts) F(AppendParams, reserved)
-        F(AppendParams, slots) F(AppendParams, cos_factor) F(AppendParams, sin_factor)
-        F(AppendParams, pages) F(AppendParams, scale) F(AppendParams, dst) F(AppendParams, sets)
-        F(AppendParams, axes)
+        F(AppendParams, value_pairs) F(AppendParams, shape) F(AppendParams, src)
+        F(AppendParams, eps) F(AppendParams, inverse_dim) F(AppendParams, weight_offset)
+        F(AppendParams, cos_factor) F(AppendParams, sin_factor) F(AppendParams, store_hint)
+        F(AppendParams, reserved) F(AppendParams, weight) F(AppendParams, positions)
+        F(AppendParams, slots) F(AppendParams, starts) F(AppendParams, sets)
+        F(AppendParams, pages) F(AppendParams, scale) F(AppendParams, dst) F(AppendParams, axes)
     S(CosSinParams) F(CosSinParams, steps) F(CosSinParams, start) F(CosSinParams, rows)
         F(CosSinParams, pair_stride) F(CosSinParams, partner) F(CosSinParams, cos_factor)
         F(CosSinParams, sin_factor) F(CosSinParams, row_stride) F(CosSinParams, cos)
