@@ -71,6 +71,7 @@ struct AppendFragment {
     uint32_t first;      // head
     char* from;          // the thread's first channel of it
     int64_t head_bytes;  // from one of the thread's heads to the next
+    char* entry;         // the first head in the cache
     bool is_inside;      // the token is one
 
     ROPE_FN void locate(const AppendParams& params, uint32_t slice, const Thread& at,
@@ -193,12 +194,15 @@ struct AppendFragment {
         }
     }
 
+    ROPE_FN void locate_entry(const AppendParams& params, const Slot& slot) {
+        const KvPages& pages = params.pages[TENSOR == VALUE];
+        entry = pages.first + (slot.page * pages.page + slot.entry * pages.slot + first * pages.head);
+    }
+
     ROPE_FN void store_cache(const AppendParams& params, const Slot& slot) const {
         if (!slot.is_stored) return;
-        const KvPages& pages = params.pages[TENSOR == VALUE];
-        convert(params, params.storage[TENSOR],
-                pages.first + (slot.page * pages.page + slot.entry * pages.slot + first * pages.head),
-                params.heads_per_block * pages.head);
+        convert(params, params.storage[TENSOR], entry,
+                params.heads_per_block * params.pages[TENSOR == VALUE].head);
     }
 };
 
@@ -284,7 +288,16 @@ struct Append {
                 angles.sin_cos(cos_factor, sin_factor);
             }
         }
-        if constexpr (STORES) slot.template resolve<GENERAL>(params.slots);
+        if constexpr (STORES) {
+            slot.template resolve<GENERAL>(params.slots);
+            // With several heads a thread there is time for it now; with one, at a token or two, there is none.
+            if constexpr (Q > 0) locate_entries(params);
+        }
+    }
+
+    ROPE_FN void locate_entries(const AppendParams& params) {
+        if constexpr (K > 0) k.locate_entry(params, slot);
+        if constexpr (V > 0) v.locate_entry(params, slot);
     }
 
     ROPE_FN void load(const AppendParams& params) {
@@ -317,6 +330,7 @@ struct Append {
     }
 
     ROPE_FN void end(const AppendParams& params, const float* sums) {
+        if constexpr (STORES && Q == 0) locate_entries(params);
         if constexpr (Q > 0) {
             q.transform(params, sums, angles);
             q.store_rows(params, coord);

@@ -59,21 +59,23 @@ impl AppendCut {
     /// The best of the sweeps.
     pub fn of(work: &AppendWork, multiprocessors: usize) -> Self {
         let [q, k, v] = work.heads;
-        let rows = (MAX_THREADS / work.width).min(8);
-        let cut = |entry, heads_per_block| Self { entry, heads_per_block, threads: 128 };
+        let cut = |entry, rows: usize| {
+            let heads_per_block = (MAX_THREADS / work.width).min(rows);
+            Self { entry, heads_per_block, threads: 16 * rows }
+        };
         let (one, two) = (AppendEntry::plain([1, 0, 0]), AppendEntry::plain([2, 0, 0]));
         if work.general {
-            return cut(AppendEntry { general: true, ..two }, rows);
+            return cut(AppendEntry { general: true, ..two }, 4);
         }
         // Where a block for all three has work for every row.
         let kv = k.max(v);
         let together = work.alike && k.min(v) > 0 && q >= kv;
         match work.threads(multiprocessors) {
-            0..=ONE_HEAD => cut(one, rows),
-            ..=TWO_HEADS => cut(two, rows),
-            _ if together && q >= 4 * kv => cut(AppendEntry::plain([4, 1, 1]), rows),
-            _ if together && q >= 2 * kv => cut(AppendEntry::plain([2, 1, 1]), rows),
-            _ => cut(two, rows),
+            0..=ONE_HEAD => cut(one, 8),
+            ..=TWO_HEADS => cut(two, 4),
+            _ if together && q >= 4 * kv => cut(AppendEntry::plain([4, 1, 1]), 8),
+            _ if together && q >= 2 * kv => cut(AppendEntry::plain([2, 1, 1]), 8),
+            _ => cut(two, 4),
         }
     }
 }

@@ -321,6 +321,36 @@ impl Built {
     }
 }
 
+impl Built {
+    /// The buffer of q's rows.
+    pub fn rows(&self) -> usize {
+        self.q[0]
+    }
+
+    /// Those of k's and v's caches.
+    pub fn caches(&self) -> [usize; 2] {
+        self.caches
+    }
+
+    /// Writes the first slot, of 32 bits.
+    pub fn set_first_slot(&mut self, slot: i32) {
+        self.buffers[self.slots].bytes_mut()[..4].copy_from_slice(&slot.to_le_bytes());
+    }
+
+    /// Positions from `start` on.
+    pub fn set_start(&mut self, start: i64) {
+        self.positions = Positions::consecutive(start);
+    }
+
+    /// Panics unless these elements of a buffer are those of another call's.
+    pub fn assert_same(&self, other: &Self, buffer: usize, elements: std::ops::Range<usize>) {
+        let size = self.case.dtype.size();
+        let range = elements.start * size..elements.end * size;
+        let [a, b] = [self, other].map(|call| &call.buffers[buffer].bytes()[range.clone()]);
+        assert!(a == b, "elements {elements:?} of buffer {buffer} differ");
+    }
+}
+
 fn kv_end(layout: &KvLayout) -> usize {
     let [pages, page_size, heads, head_dim] = layout.shape();
     end(&Layout::bshd(pages, page_size, heads, head_dim)

@@ -2,7 +2,7 @@
 #![cfg(feature = "kernel-on-host")]
 
 use condensed_rope::plan::{Kernel, Pdl, STRUCTS, Variant};
-use testkit::conformance::{grids, mrope_and_sets, properties};
+use testkit::conformance::{append, grids, mrope_and_sets, properties};
 use testkit::host::{KernelOnHost, RAN, params_fields};
 use testkit::hostile;
 
@@ -58,6 +58,8 @@ fn every_kernel_runs() {
         grids::odd_rotary_dims(&backend);
         grids::vllm(&backend);
         mrope_and_sets::sets(&backend);
+        append::vectors_and_cuts(&backend);
+        append::random_calls(&backend);
         mrope_and_sets::axes(&backend);
         properties::tables(&backend);
     }

@@ -38,6 +38,9 @@ macro_rules! suite {
             inverse_undoes_forward: properties::inverse,
             tables_are_exact_and_have_the_same_bits: properties::tables,
             random_appends: append::random_calls,
+            appends_by_every_vector_and_cut: append::vectors_and_cuts,
+            appends_of_models: append::models,
+            batching_and_sharding_do_not_matter_to_appends: append::sharding,
             hostile_calls_do_what_they_say_or_nothing: properties::hostile,
         }
     };
