@@ -1,6 +1,9 @@
 use std::ffi::c_void;
 
-use crate::{Dtype, Frequencies, Positions, RawBuffer, RawIds, RawOperand, Result, RopeSpec, cpu};
+use crate::{
+    Append, Dtype, Frequencies, Positions, Raw, RawBuffer, RawIds, RawOperand, Result, RopeSpec,
+    cpu,
+};
 
 /// A rope of either backend, for callers that learn at run time where their tensors lie. Streams are those of
 /// `cuda::RawStream`; the CPU has none, and takes null or any.
@@ -67,6 +70,29 @@ impl AnyRope {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Self::Cuda(rope) => unsafe { rope.rotate_raw(stream, q, k, positions) },
+        }
+    }
+
+    /// As [`cpu::Rope::rotate_append_raw`] or `cuda::Rope::rotate_append_raw`.
+    ///
+    /// # Errors
+    /// Theirs.
+    ///
+    /// # Safety
+    /// Theirs.
+    pub unsafe fn rotate_append_raw(
+        &self,
+        stream: *mut c_void,
+        call: Append<Raw>,
+        positions: Positions<RawIds>,
+    ) -> Result<()> {
+        let _ = stream;
+        match self {
+            // SAFETY: the caller's promise.
+            Self::Cpu(rope) => unsafe { rope.rotate_append_raw(call, positions) },
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Self::Cuda(rope) => unsafe { rope.rotate_append_raw(stream, call, positions) },
         }
     }
 

@@ -175,3 +175,43 @@ fn the_table_in_the_docs_is_of_the_same_data() {
     let count = format!("{} model types of transformers", types.len());
     assert!(readme.contains(&count), "{count}");
 }
+
+/// Which types normalise q and k, and how, as their own source and norms say (`tests/golden/qk_norms.py`).
+#[test]
+fn norms_are_what_classes_do() {
+    use condensed_rope::config::{NormOrder, NormWeights};
+    let seen: BTreeMap<String, Vec<Value>> =
+        serde_json::from_str(include_str!("golden/qk_norms.json")).expect("JSON");
+    let types: BTreeMap<String, Value> = serde_json::from_str(TYPES).expect("JSON");
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for model_type in types.keys().chain(seen.keys()) {
+        // Everything that a class may want, and the keys that turn norms on.
+        let file = serde_json::json!({
+            "model_type": model_type, "hidden_size": 1024, "num_attention_heads": 8, "head_dim": 128,
+            "use_qk_norm": true, "qk_layernorm": true,
+        });
+        let Ok(config) = Config::from_json(&file.to_string()) else { continue };
+        let theirs = seen.get(model_type).map(|norms| &norms[0]);
+        let ours = config.qk_norm.map(|norm| {
+            let weights = match norm.weights {
+                NormWeights::Plain => "weight",
+                NormWeights::UnitOffset => "1 + weight",
+                _ => "other",
+            };
+            let order = if norm.order == NormOrder::BeforeRotation { "before" } else { "after" };
+            (weights, if norm.is_per_head { "head" } else { "all heads" }, order, norm.eps)
+        });
+        let theirs = theirs.map(|norm| {
+            let text = |key: &str| norm[key].as_str().expect("a string");
+            let weights = if text("norm") == "rms" { text("weight") } else { "other" };
+            let eps = norm["eps"].as_f64().or(ours.map(|ours| ours.3)).unwrap_or_default();
+            (weights, text("over"), text("order"), eps)
+        });
+        compared += usize::from(theirs.is_some());
+        if ours != theirs {
+            wrong.push(format!("{model_type}: {ours:?} is not {theirs:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(compared > 50, "{compared} types with norms");
+}

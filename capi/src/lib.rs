@@ -4,12 +4,14 @@
 //!
 //! The library exports `crope_*` alone; `include/condensed_rope.h` is its header.
 
+mod append;
 mod error;
 mod frequencies;
 mod kernels;
 mod rotate;
 mod sized;
 
+pub use append::*;
 pub use error::*;
 pub use frequencies::*;
 pub use kernels::*;

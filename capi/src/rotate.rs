@@ -157,7 +157,7 @@ fn pdl(rope: &crope_rope) -> Result<Pdl, Failure> {
 ///
 /// # Safety
 /// Both are NULL or alive; the rope's words are alive until the call, and what it launches, has ended.
-unsafe fn borrowing(
+pub(crate) unsafe fn borrowing(
     kernels: *const crope_kernels,
     rope: *const crope_rope,
 ) -> Result<AnyRope, Failure> {
@@ -182,30 +182,39 @@ unsafe fn borrowing(
     })
 }
 
-fn operand(name: &'static str, heads: &crope_heads) -> Result<RawOperand, Failure> {
-    let dtype = match heads.dtype {
-        CROPE_F32 => Dtype::F32,
-        CROPE_F16 => Dtype::F16,
-        CROPE_BF16 => Dtype::BF16,
-        _ => return Err(argument("heads->dtype", "CROPE_F32, CROPE_F16 or CROPE_BF16")),
-    };
-    let layout = |strides: [i64; 3]| {
-        let strides = [strides[0], strides[1], strides[2], 1];
-        let order = condensed_rope::DimOrder::Bshd;
-        let layout = Layout::from_sizes_strides(name, order, &heads.shape, &strides)?;
-        let first = usize::try_from(heads.rotary_offset).unwrap_or(usize::MAX);
-        Ok::<_, condensed_rope::Error>(layout.rotate_from(first))
-    };
+pub(crate) fn dtype(what: &str, given: u32) -> Result<Dtype, Failure> {
+    match given {
+        CROPE_F32 => Ok(Dtype::F32),
+        CROPE_F16 => Ok(Dtype::F16),
+        CROPE_BF16 => Ok(Dtype::BF16),
+        _ => Err(argument(what, "CROPE_F32, CROPE_F16 or CROPE_BF16")),
+    }
+}
+
+pub(crate) fn layout(
+    name: &'static str,
+    heads: &crope_heads,
+    strides: [i64; 3],
+) -> Result<Layout, Failure> {
+    let strides = [strides[0], strides[1], strides[2], 1];
+    let order = condensed_rope::DimOrder::Bshd;
+    let layout = Layout::from_sizes_strides(name, order, &heads.shape, &strides)?;
+    let first = usize::try_from(heads.rotary_offset).unwrap_or(usize::MAX);
+    Ok(layout.rotate_from(first))
+}
+
+pub(crate) fn operand(name: &'static str, heads: &crope_heads) -> Result<RawOperand, Failure> {
+    let dtype = dtype("heads->dtype", heads.dtype)?;
     let address = |at: *const c_void| RawBuffer::unbounded(at.expose_provenance() as u64);
-    let (to, target) = (address(heads.data), layout(heads.strides)?);
+    let (to, target) = (address(heads.data), layout(name, heads, heads.strides)?);
     if heads.source.is_null() {
         return Ok(RawOperand::in_place(dtype, to, target));
     }
-    let from = layout(heads.source_strides)?;
+    let from = layout(name, heads, heads.source_strides)?;
     Ok(RawOperand::out_of_place(dtype, address(heads.source), from, to, target))
 }
 
-fn ids(what: &str, dtype: u32, at: *const c_void, len: u64) -> Result<RawIds, Failure> {
+pub(crate) fn ids(what: &str, dtype: u32, at: *const c_void, len: u64) -> Result<RawIds, Failure> {
     let dtype = match dtype {
         CROPE_I32 => IndexType::I32,
         CROPE_I64 => IndexType::I64,
@@ -233,8 +242,13 @@ unsafe fn sections(given: &crope_positions) -> Result<Sections, Failure> {
 }
 
 /// # Safety
-/// As of [`sections`].
-unsafe fn positions(given: &crope_positions) -> Result<Positions<RawIds>, Failure> {
+/// NULL, or a struct that begins with its size; as of [`sections`].
+pub(crate) unsafe fn positions(
+    given: *const crope_positions,
+) -> Result<Positions<RawIds>, Failure> {
+    // SAFETY: the caller's promise.
+    let given = unsafe { read_sized("positions", given) }?;
+    let given = &given.ok_or_else(|| argument("positions", "a struct: given NULL"))?;
     let ids = ids("positions->ids_dtype", given.ids_dtype, given.ids, given.ids_len)?;
     let row = || stride("positions->ids_stride", given.ids_stride);
     let positions = match given.kind {
@@ -283,10 +297,7 @@ unsafe fn call(
     // SAFETY: the caller's promise.
     let k = unsafe { read_sized("k", k) }?.map(|k| operand("k", &k)).transpose()?;
     // SAFETY: the caller's promise.
-    let given = unsafe { read_sized("positions", positions) }?;
-    let given = given.ok_or_else(|| argument("positions", "a struct: given NULL"))?;
-    // SAFETY: the caller's promise.
-    Ok((rope, q, k, unsafe { self::positions(&given) }?))
+    Ok((rope, q, k, unsafe { self::positions(positions) }?))
 }
 
 /// Rotates q and k (either may be NULL) on a stream (a `CUstream` or `cudaStream_t`; NULL on the CPU) in one launch.
@@ -349,12 +360,7 @@ pub unsafe extern "C" fn crope_cos_sin(
     status(|| {
         // SAFETY: the caller's promise.
         let rope = unsafe { borrowing(kernels, rope) }?;
-        let dtype = match dtype {
-            CROPE_F32 => Dtype::F32,
-            CROPE_F16 => Dtype::F16,
-            CROPE_BF16 => Dtype::BF16,
-            _ => return Err(argument("dtype", "CROPE_F32, CROPE_F16 or CROPE_BF16")),
-        };
+        let dtype = self::dtype("dtype", dtype)?;
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
         let address = |at: *mut c_void| RawBuffer::unbounded(at.expose_provenance() as u64);
         // SAFETY: the caller's promise.

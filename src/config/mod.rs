@@ -54,6 +54,75 @@ pub struct Config {
     /// Layers that rotate alike, or not at all. Each layer with attention is in one group; those without (linear
     /// attention, convolutions, state spaces) are in none.
     pub groups: Vec<LayerGroup>,
+    /// How query and key heads are normalised; `None` where they are not, or where nothing says so (GGUF, types that
+    /// are not in the table).
+    pub qk_norm: Option<QkNorm>,
+}
+
+/// The norm of query and key heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct QkNorm {
+    /// What its weights are.
+    pub weights: NormWeights,
+    /// Over the channels of a head; else over those of all heads (OLMo 2).
+    pub is_per_head: bool,
+    /// Before or behind the rotation.
+    pub order: NormOrder,
+    /// Its epsilon: the file's, or else the class's.
+    pub eps: f64,
+}
+
+/// What the weights of a norm are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NormWeights {
+    /// RMSNorm, times the weights.
+    Plain,
+    /// RMSNorm, times one more than the weights (Gemma 3).
+    UnitOffset,
+    /// Another norm: LayerNorm, or one without weights.
+    Other,
+}
+
+/// When a norm comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NormOrder {
+    /// Before the rotation: nearly all.
+    BeforeRotation,
+    /// Behind it (Hunyuan).
+    AfterRotation,
+}
+
+impl QkNorm {
+    /// What [`rotate_append`](crate::cpu::Rope::rotate_append) does of it, without weights yet; `None` for the norms that
+    /// it does not do.
+    ///
+    /// ```
+    /// use condensed_rope::config::Config;
+    ///
+    /// let config = Config::from_json(
+    ///     r#"{"model_type": "qwen3", "hidden_size": 4096, "num_attention_heads": 32, "rms_norm_eps": 1e-6}"#,
+    /// )?;
+    /// let norm = config.qk_norm.expect("Qwen3 normalises q and k");
+    /// let weights = vec![1.0f32; 128];
+    /// let norm = norm.fused::<condensed_rope::cpu::Slices>().expect("by the launch");
+    /// let norm = norm.q(&weights).k(&weights);
+    /// # let _ = norm;
+    /// # Ok::<(), condensed_rope::config::ConfigError>(())
+    /// ```
+    pub fn fused<M: crate::Memory>(&self) -> Option<crate::QkNorm<M>> {
+        let norm = crate::QkNorm::rms(self.eps as f32);
+        if !self.is_per_head || self.order == NormOrder::AfterRotation {
+            return None;
+        }
+        match self.weights {
+            NormWeights::Plain => Some(norm),
+            NormWeights::UnitOffset => Some(norm.unit_offset()),
+            NormWeights::Other => None,
+        }
+    }
 }
 
 /// Layers that rotate alike, or not at all.

@@ -31,7 +31,8 @@ pub(super) fn read(file: &File, explicit: Explicit) -> Result<Config> {
     if architecture.pairing.is_some() {
         reader.all_read()?;
     }
-    Ok(Config { model_type: Some(name.to_owned()), num_layers, groups })
+    // Whether an architecture's files have norms, their tensors say, which are not read.
+    Ok(Config { model_type: Some(name.to_owned()), num_layers, groups, qk_norm: None })
 }
 
 struct Reader<'a> {

@@ -4,6 +4,7 @@ mod deepseek_v4;
 mod fields;
 mod layers;
 mod models;
+mod qk_norms;
 mod reader;
 mod scaling;
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::{Fields, Seen, Sources, agreed};
 use super::layers::{self, Layers};
 use super::models::{Model, Sliding};
+use super::qk_norms;
 use super::{deepseek_v4, scaling};
 use crate::config::error::{ConfigError, Result};
 use crate::config::{Config, Explicit, FULL, LayerGroup, Rotary, SLIDING, Shape};
@@ -70,8 +71,9 @@ pub(super) fn read(config: &Map<String, Value>, explicit: Explicit) -> Result<Co
     let top = Fields { object: text, prefix: "", seen: &seen };
     let reader = Reader { top, model, explicit, is_known: known.is_some() };
     let (num_layers, groups) = (layers::count(&top)?, reader.groups()?);
+    let qk_norm = qk_norms::read(model_type.as_deref(), &top)?;
     if groups.iter().all(|group| group.rotary.is_none()) {
-        return Ok(Config { model_type, num_layers, groups });
+        return Ok(Config { model_type, num_layers, groups, qk_norm });
     }
     top.all_read(&HARMLESS_AT_THE_TOP, |key| is_of_ropes(key) && !model.harmless.contains(&key))?;
     if is_part {
@@ -84,7 +86,7 @@ pub(super) fn read(config: &Map<String, Value>, explicit: Explicit) -> Result<Co
         };
         outer.all_read(&[], differs)?;
     }
-    Ok(Config { model_type, num_layers, groups })
+    Ok(Config { model_type, num_layers, groups, qk_norm })
 }
 
 struct Reader<'a> {
