@@ -56,6 +56,12 @@
 // The same, and positions are older than the launch before it: they are read without waiting.
 #define CROPE_PDL_POSITIONS_READY 2
 
+// 8-bit floats of 4 exponent and 3 mantissa bits, in a cache.
+#define CROPE_FP8_E4M3 3
+
+// 8-bit floats of 5 exponent and 2 mantissa bits, in a cache.
+#define CROPE_FP8_E5M2 4
+
 // How fast each channel pair turns. Made by `crope_frequencies_*`, freed by `crope_frequencies_free`.
 struct crope_frequencies;
 
@@ -150,6 +156,60 @@ struct crope_positions {
   const uint8_t *axis_of_pair;
   // As many as the rope has pairs.
   uint64_t pairs;
+};
+
+// RMSNorm of query and key heads, before they rotate.
+struct crope_norm {
+  // `sizeof(struct crope_norm)`.
+  uint64_t size;
+  // `head_dim` of them, of q's type; NULL: q is not normalised.
+  const void *q_weights;
+  // The same of k.
+  const void *k_weights;
+  // 2^-101 or more.
+  float eps;
+  // 1: weights are one less than what they multiply by (Gemma 3).
+  uint32_t unit_offset;
+};
+
+// A cache of keys and values, and the slots of this call's tokens. Slot `s` is entry `s % page_size` of page
+// `s / page_size`; one that the cache does not have stores nothing.
+struct crope_cache {
+  // `sizeof(struct crope_cache)`.
+  uint64_t size;
+  // Page 0, entry 0, head 0.
+  void *keys;
+  // The same of values; NULL without v.
+  void *values;
+  // pages, page_size, heads, head_dim.
+  int64_t key_shape[4];
+  int64_t value_shape[4];
+  // Of page, entry and head, in elements of the cache; channels are contiguous.
+  int64_t key_strides[3];
+  int64_t value_strides[3];
+  // q's type, `CROPE_FP8_E4M3` or `CROPE_FP8_E5M2`.
+  uint32_t dtype;
+  // Of `slots`: a `CROPE_I32`, `CROPE_I64` or `CROPE_U32`.
+  uint32_t slots_dtype;
+  // One slot a token; or, with a `table_width`, pages: `slots[i * table_stride + p]` is page `p` of sequence `i`.
+  const void *slots;
+  // How many there are. Tokens beyond the last one are not stored.
+  uint64_t slots_len;
+  // Pages of a row of a page table; 0: no table.
+  uint64_t table_width;
+  // From one sequence's row to the next one's.
+  int64_t table_stride;
+  // First slots that nothing is stored in.
+  uint64_t reserved_slots;
+  // What 8-bit floats are multiplied by to be what they stand for, where there is no list; 0 is 1.
+  float key_scale;
+  float value_scale;
+  // f32 where the kernels are: one for all heads, or one a head; NULL: by value.
+  const float *key_scales;
+  const float *value_scales;
+  // 1, or the number of heads.
+  uint64_t key_scales_len;
+  uint64_t value_scales_len;
 };
 
 #ifdef __cplusplus
@@ -287,6 +347,22 @@ int32_t crope_cos_sin(const struct crope_kernels *kernels,
                       uint64_t rows,
                       void *cos,
                       void *sin);
+
+// Normalises q and k, rotates them, and appends k and v to a cache, in one launch on a stream: as much of that as is given.
+// `v` is read from its `source`; so is a `k` without `data`, which goes to the cache alone. `norm` and `cache` may be NULL,
+// and so may q, k and v.
+//
+// # Safety
+// As of `crope_rotate`, of weights, caches, slots and scales, too.
+int32_t crope_rotate_append(const struct crope_kernels *kernels,
+                            void *stream,
+                            const struct crope_rope *rope,
+                            const struct crope_heads *q,
+                            const struct crope_heads *k,
+                            const struct crope_heads *v,
+                            const struct crope_norm *norm,
+                            const struct crope_cache *cache,
+                            const struct crope_positions *positions);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -11,6 +11,7 @@ fn the_header_is_the_sources() {
         .with_src(format!("{root}/src/frequencies.rs"))
         .with_src(format!("{root}/src/kernels.rs"))
         .with_src(format!("{root}/src/rotate.rs"))
+        .with_src(format!("{root}/src/append.rs"))
         .generate()
         .expect("bindings")
         .write(&mut header);

@@ -79,6 +79,59 @@ int main(void) {
     CHECK(crope_rotate(kernels, NULL, &rope, &heads, NULL, &positions) == 0);
     heads.shape[1] = TOKENS, heads.data = q, positions.ids = ids, positions.ids_len = TOKENS;
 
+    /* Norm, rotation and append: q in place, k and v to slots 9, none and 2 of pages of 4. */
+    {
+        enum { N = 3, PAGES = 3, PAGE = 4 };
+        float rows[N][HEADS + 2][DIM], weights[DIM], cache[2][PAGES * PAGE][1][DIM];
+        for (int i = 0; i < N * (HEADS + 2) * DIM; ++i) (&rows[0][0][0])[i] = (float)(i % 41) / 41 - 0.4f;
+        for (int i = 0; i < DIM; ++i) weights[i] = 0.5f + (float)i / DIM;
+        memset(cache, 0, sizeof cache);
+        float before[N][HEADS + 2][DIM];
+        memcpy(before, rows, sizeof rows);
+        const int64_t row = (HEADS + 2) * DIM;
+        struct crope_heads queries = {.size = sizeof queries, .data = rows, .shape = {1, N, HEADS, DIM},
+                                      .strides = {N * row, row, DIM}, .dtype = CROPE_F32};
+        struct crope_heads keys = {.size = sizeof keys, .source = rows[0][HEADS], .shape = {1, N, 1, DIM},
+                                   .source_strides = {N * row, row, DIM}, .dtype = CROPE_F32};
+        struct crope_heads values = keys;
+        values.source = rows[0][HEADS + 1];
+        struct crope_norm norm = {.size = sizeof norm, .q_weights = weights, .k_weights = weights, .eps = 1e-6f};
+        int64_t slots[N] = {9, -1, 2};
+        struct crope_cache kv = {.size = sizeof kv, .keys = cache[0], .values = cache[1],
+                                 .key_shape = {PAGES, PAGE, 1, DIM}, .value_shape = {PAGES, PAGE, 1, DIM},
+                                 .key_strides = {PAGE * DIM, DIM, DIM}, .value_strides = {PAGE * DIM, DIM, DIM},
+                                 .dtype = CROPE_F32, .slots_dtype = CROPE_I64, .slots = slots, .slots_len = N};
+        struct crope_positions at = {.size = sizeof at, .kind = CROPE_CONSECUTIVE, .start = 5};
+        CHECK(crope_rotate_append(kernels, NULL, &rope, &queries, &keys, &values, &norm, &kv, &at) == 0);
+        for (int t = 0; t < N; ++t)
+            for (int h = 0; h <= HEADS; ++h) {
+                double mean = 0;
+                for (int c = 0; c < DIM; ++c) mean += before[t][h][c] * (double)before[t][h][c] / DIM;
+                const float *got = h < HEADS ? rows[t][h] : slots[t] < 0 ? NULL : cache[0][slots[t]][0];
+                for (int j = 0; got && j < DIM / 2; ++j) {
+                    const double angle = (5 + t) / 8.0 * pow(10000.0, -2.0 * j / DIM), by = 1 / sqrt(mean + 1e-6);
+                    const double x = before[t][h][j] * by * weights[j];
+                    const double y = before[t][h][j + DIM / 2] * by * weights[j + DIM / 2];
+                    CHECK(fabs(got[j] - (x * cos(angle) - y * sin(angle))) < 3e-6);
+                    CHECK(fabs(got[j + DIM / 2] - (y * cos(angle) + x * sin(angle))) < 3e-6);
+                }
+            }
+        CHECK(memcmp(cache[1][9], before[0][HEADS + 1], sizeof cache[1][9]) == 0);
+        for (int slot = 0; slot < PAGES * PAGE; ++slot)
+            CHECK(slot == 9 || slot == 2 || (cache[0][slot][0][0] == 0 && cache[1][slot][0][0] == 0));
+        /* By a page table: token 5 + t is entry (5 + t) % 4 of page (5 + t) / 4 of its row. */
+        int32_t table[] = {0, 2};
+        kv.slots = table, kv.slots_dtype = CROPE_I32, kv.slots_len = 2, kv.table_width = 2, kv.table_stride = 2;
+        CHECK(crope_rotate_append(kernels, NULL, &rope, NULL, &keys, &values, NULL, &kv, &at) == 0);
+        CHECK(memcmp(cache[1][2 * 4 + 1], before[0][HEADS + 1], sizeof cache[1][9]) == 0);
+        kv.key_shape[1] = 2;
+        REFUSED(crope_rotate_append(kernels, NULL, &rope, NULL, &keys, &values, NULL, &kv, &at), "page_size");
+        kv.key_shape[1] = PAGE, norm.eps = 0;
+        REFUSED(crope_rotate_append(kernels, NULL, &rope, NULL, &keys, &values, &norm, &kv, &at), "epsilon");
+        REFUSED(crope_rotate_append(kernels, NULL, &rope, NULL, &keys, &values, NULL, NULL, &at), "cache");
+        REFUSED(crope_rotate_append(kernels, NULL, &rope, NULL, NULL, NULL, NULL, NULL, &at), "q, k");
+    }
+
     /* A config: the same frequencies, and a second stretch refused. */
     const char *config = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"num_attention_heads\": 4}";
     struct crope_frequencies *other = NULL;
