@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 
 use condensed_rope::{
-    AnyRope, DimOrder, Direction, Dtype, Error, IndexType, Layout, Pairing, Positions, RawBuffer,
-    RawIds, RawOperand, RopeSpec, Sections, cpu,
+    AnyRope, Append, DimOrder, Direction, Dtype, Error, IndexType, Layout, Pairing, Positions, Raw,
+    RawBuffer, RawIds, RawOperand, RopeSpec, Sections, cpu,
 };
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -122,6 +122,18 @@ fn order(seq_dim: i64, rank: usize) -> DimOrder {
     }
 }
 
+/// How heads lie in a tensor.
+pub fn layout(
+    name: &'static str,
+    seq_dim: i64,
+    rotary_offset: usize,
+    tensor: &Strided<'_, Dtype>,
+) -> Result<Layout> {
+    let order = order(seq_dim, tensor.sizes.len());
+    let layout = Layout::from_sizes_strides(name, order, tensor.sizes, tensor.strides)?;
+    Ok(layout.rotate_from(rotary_offset))
+}
+
 /// q or k, in place or to another tensor.
 pub fn operand(
     name: &'static str,
@@ -130,11 +142,7 @@ pub fn operand(
     source: &Strided<'_, Dtype>,
     target: Option<&Strided<'_, Dtype>>,
 ) -> Result<RawOperand> {
-    let layout = |tensor: &Strided<'_, Dtype>| -> Result<Layout> {
-        let order = order(seq_dim, tensor.sizes.len());
-        let layout = Layout::from_sizes_strides(name, order, tensor.sizes, tensor.strides)?;
-        Ok(layout.rotate_from(rotary_offset))
-    };
+    let layout = |tensor| layout(name, seq_dim, rotary_offset, tensor);
     let from = (RawBuffer::unbounded(source.address), layout(source)?);
     Ok(match target {
         None => RawOperand::in_place(source.dtype, from.0, from.1),
@@ -247,6 +255,23 @@ pub unsafe fn rotate(
     let rope = unsafe { borrowing(place, words, turn) }?;
     // SAFETY: the caller's promise.
     Ok(unsafe { rope.rotate_raw(place.stream as *mut c_void, q, k, positions) }?)
+}
+
+/// Normalises, rotates and appends.
+///
+/// # Safety
+/// As of [`rotate`], of every tensor of the call.
+pub unsafe fn rotate_append(
+    place: Place,
+    words: Words,
+    turn: Turn,
+    call: Append<Raw>,
+    positions: Positions<RawIds>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let rope = unsafe { borrowing(place, words, turn) }?;
+    // SAFETY: the caller's promise.
+    Ok(unsafe { rope.rotate_append_raw(place.stream as *mut c_void, call, positions) }?)
 }
 
 /// Writes cos and sin `[rows, rotary_dim]`, positions `start` and on.

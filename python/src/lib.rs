@@ -1,6 +1,7 @@
 //! `condensed_rope._core`: frequencies and configs as objects, and calls by address. torch is not known here: the
 //! Python side hands over addresses, sizes and strides.
 
+mod append;
 mod call;
 mod config;
 mod frequencies;
@@ -41,6 +42,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<frequencies::Frequencies>()?;
     module.add_class::<config::Config>()?;
     module.add_function(wrap_pyfunction!(rope::rotate, module)?)?;
+    module.add_function(wrap_pyfunction!(append::rotate_append, module)?)?;
     module.add_function(wrap_pyfunction!(rope::cos_sin, module)?)?;
     module.add_function(wrap_pyfunction!(rope::prepare, module)?)?;
     module.add_function(wrap_pyfunction!(frequencies::words, module)?)?;

@@ -6,13 +6,13 @@ use pyo3::prelude::*;
 use crate::call::{self, Kind, Place, Refusal, Strided, Turn, Words};
 
 /// Address, element type, sizes and strides of a tensor.
-type Tensor = (u64, String, Vec<i64>, Vec<i64>);
+pub(crate) type Tensor = (u64, String, Vec<i64>, Vec<i64>);
 /// `kind` of the operators, ids or starts, cu_seqlens, sets, the axis of each pair, a start.
-type Positions = (i64, Option<Tensor>, Option<Tensor>, Option<Tensor>, Vec<i64>, i64);
+pub(crate) type Positions = (i64, Option<Tensor>, Option<Tensor>, Option<Tensor>, Vec<i64>, i64);
 /// rotary_dim, interleaved, inverse, factor.
-type Spec = (usize, bool, bool, f32);
+pub(crate) type Spec = (usize, bool, bool, f32);
 
-fn dtype(name: &str) -> Result<Dtype, Refusal> {
+pub(crate) fn dtype(name: &str) -> Result<Dtype, Refusal> {
     match name {
         "float32" => Ok(Dtype::F32),
         "float16" => Ok(Dtype::F16),
@@ -23,7 +23,7 @@ fn dtype(name: &str) -> Result<Dtype, Refusal> {
     }
 }
 
-fn index_type(name: &str) -> Result<IndexType, Refusal> {
+pub(crate) fn index_type(name: &str) -> Result<IndexType, Refusal> {
     match name {
         "int32" => Ok(IndexType::I32),
         "int64" => Ok(IndexType::I64),
@@ -34,7 +34,7 @@ fn index_type(name: &str) -> Result<IndexType, Refusal> {
     }
 }
 
-fn strided<D>(
+pub(crate) fn strided<D>(
     tensor: &Tensor,
     dtype: impl FnOnce(&str) -> Result<D, Refusal>,
 ) -> Result<Strided<'_, D>, Refusal> {
@@ -42,11 +42,11 @@ fn strided<D>(
     Ok(Strided { dtype: dtype(name)?, address: *address, sizes, strides })
 }
 
-fn indices(ids: &Option<Tensor>) -> Result<Option<Strided<'_, IndexType>>, Refusal> {
+pub(crate) fn indices(ids: &Option<Tensor>) -> Result<Option<Strided<'_, IndexType>>, Refusal> {
     ids.as_ref().map(|ids| strided(ids, index_type)).transpose()
 }
 
-fn turn((rotary_dim, interleaved, inverse, factor): Spec) -> Turn {
+pub(crate) fn turn((rotary_dim, interleaved, inverse, factor): Spec) -> Turn {
     Turn { rotary_dim, interleaved, inverse, factor }
 }
 

@@ -9,13 +9,14 @@ torch and transformers are imported when something needs them.
 from ._core import HAS_CUDA, WORDS_FORMAT, Config, Frequencies, Sections, __version__
 
 __all__ = [
-    "CondenseRotaryEmbedding", "Config", "Frequencies", "HAS_CUDA", "Positions", "Rope", "Sections", "WORDS_FORMAT",
+    "CondenseRotaryEmbedding", "Config", "Frequencies", "HAS_CUDA", "KvCache", "Norm", "Positions", "Rope", "Sections", "WORDS_FORMAT",
     "__version__", "condense", "conforming", "inverse", "prepare", "replace_llama_with_condense", "replace_with_condense",
-    "rotate", "rotate_",
+    "rotate", "rotate_", "rotate_append_",
 ]
 
 _HOMES = {
     "CondenseRotaryEmbedding": "fastchat", "Positions": "positions", "Rope": "ops", "rotate": "ops", "rotate_": "ops",
+    "rotate_append_": "ops", "KvCache": "ops", "Norm": "ops",
     "inverse": "ops", "prepare": "ops", "condense": "patch", "conforming": "patch", "replace_with_condense": "patch",
     "replace_llama_with_condense": "patch",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -19,6 +20,7 @@ from .positions import Positions
 _DTYPES = {
     torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int32: "int32",
     torch.int64: "int64", torch.uint32: "uint32",
+    **{getattr(torch, name): name for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)},
 }
 _POSITIONS = "int kind, Tensor? ids, Tensor? cu_seqlens, Tensor? sets, int[] axis_of_pair, SymInt start"
 _SPEC = "int seq_dim, int rotary_dim, int rotary_offset, bool interleaved, bool inverse, float factor"
@@ -28,6 +30,9 @@ for _schema in (
     f"rotate(Tensor q, Tensor? k, {_POSITIONS}, Tensor steps, {_SPEC}) -> (Tensor, Tensor)",
     f"rotate_(Tensor(a!) q, Tensor(b!)? k, {_POSITIONS}, Tensor steps, {_SPEC}) -> ()",
     f"rotate_ids_(Tensor(a!) q, Tensor(b!) k, Tensor ids, Tensor steps, {_SPEC}) -> ()",
+    "rotate_append_(Tensor(a!)? q, Tensor(b!)? k, Tensor? v, bool writes_k, Tensor? q_weight, Tensor? k_weight, float eps, "
+    "bool unit_offset, Tensor(c!)? key_cache, Tensor(d!)? value_cache, Tensor? key_scale, Tensor? value_scale, Tensor? slots, "
+    f"bool by_table, int reserved, {_POSITIONS}, Tensor steps, {_SPEC}) -> ()",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -73,6 +78,24 @@ def _launch(q, k, q_out, k_out, kind, ids, cu_seqlens, sets, axis_of_pair, start
                  operand(q, q_out), operand(k, k_out), where)
 
 
+def _append(q, k, v, writes_k, q_weight, k_weight, eps, unit_offset, key_cache, value_cache, key_scale, value_scale, slots,
+            by_table, reserved, kind, ids, cu_seqlens, sets, axis_of_pair, start, steps, seq_dim, rotary_dim, rotary_offset, *turn):
+    device = steps.device
+    index, stream = place(device)
+    if steps.dtype is not torch.int64 or not steps.is_contiguous():
+        raise ValueError(f"expected steps as contiguous int64: given {steps.dtype}")
+    given = lambda x: None if x is None else _given(x, device)
+    cache = None
+    if key_cache is not None:
+        if slots is None:
+            raise ValueError("expected slots for a cache: given none")
+        cache = (given(key_cache), given(value_cache), given(key_scale), given(value_scale), given(slots), by_table, reserved)
+    _core.rotate_append(index, stream, (steps.data_ptr(), steps.numel()), (rotary_dim, *turn), seq_dim, rotary_offset,
+                        (given(q), None if k is None else (given(k), writes_k), given(v)),
+                        (given(q_weight), given(k_weight), eps, unit_offset), cache,
+                        (kind, given(ids), given(cu_seqlens), given(sets), axis_of_pair, start))
+
+
 def _new(x):
     # What there is not is a tensor of nothing: an operator's results are not optional.
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -116,6 +139,7 @@ STABLE_ABI = _register_stable()
 for _device in ("CPU", "CUDA"):
     _library.impl("rotate", _rotate, _device)
     _library.impl("rotate_", lambda q, k, *rest: _launch(q, k, None, None, *rest), _device)
+    _library.impl("rotate_append_", _append, _device)
     if not STABLE_ABI:
         _library.impl("rotate_ids_", _rotate_ids_, _device)
 
@@ -132,6 +156,11 @@ def _(q, k, *rest):
 
 @torch.library.register_fake("condensed_rope::rotate_ids_", lib=_library)
 def _(q, k, *rest):
+    return None
+
+
+@torch.library.register_fake("condensed_rope::rotate_append_", lib=_library)
+def _(*arguments):
     return None
 
 
@@ -246,6 +275,64 @@ def rotate_(q, k, position_ids: torch.Tensor | int | Positions, rope: Rope, seq_
         return rotate_ids_(q, k, position_ids, rope.steps(q.device), *rope.spec(seq_dim))
     where = positions.of(position_ids).arguments()
     _in_place(q, k, *where, rope.steps(q.device), *rope.spec(seq_dim))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm of query and key heads before they rotate: weights of a head's channels, of q's type; None: not normalised."""
+
+    q_weight: torch.Tensor | None
+    k_weight: torch.Tensor | None
+    eps: float = 1e-6
+    #: Weights are one less than what they multiply by (Gemma 3).
+    unit_offset: bool = False
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """Where keys and values go: `[pages, page_size, heads, head_dim]` of any strides (a permuted `[pages, heads, page_size,
+    head_dim]`, views of one tensor), or `[slots, heads, head_dim]`; of q's type, float8_e4m3fn or float8_e5m2.
+
+    `slots`: one a token, int32, int64 or uint32; tokens beyond its end, and slots that the cache does not have, are not stored.
+    `page_table` instead: `[sequences, pages]`, and slots follow positions. Scales (float32, one or one a head) are what 8-bit
+    floats are multiplied by to be what they stand for. `reserved`: first slots that nothing is stored in.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor | None
+    slots: torch.Tensor | None = None
+    page_table: torch.Tensor | None = None
+    key_scale: torch.Tensor | None = None
+    value_scale: torch.Tensor | None = None
+    reserved: int = 0
+
+
+_append_in_place = torch.ops.condensed_rope.rotate_append_.default
+
+
+def rotate_append_(q, k, v, position_ids: torch.Tensor | int | Positions, rope: Rope, *, norm: Norm | None = None,
+                   cache: KvCache | None = None, writes_k: bool | None = None, seq_dim: int = 2) -> None:
+    """Normalises q and k, rotates them, and appends k and v to a cache, in one launch: as much of that as is given.
+
+    q is written where it lies; k too where `writes_k`, which is so without a cache, and not with one. Any of q, k and v may be
+    None: a layer that shares another one's cache has q alone. Shapes and positions as in `rotate`.
+    """
+    given = [x for x in (q, k, v) if x is not None]
+    if not given:
+        raise ValueError("expected q, k or both: given neither")
+    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+        raise ValueError("expected tensors without a gradient, as they are written in place: given one that requires it")
+    writes_k = cache is None if writes_k is None else writes_k
+    norm = norm or Norm(None, None, 1.0)
+    of = (None,) * 5 + (False, 0)
+    if cache is not None:
+        if (cache.slots is None) == (cache.page_table is None):
+            raise ValueError("expected slots or a page table for a cache: given both or neither")
+        by_table = cache.page_table is not None
+        of = (cache.keys, cache.values, cache.key_scale, cache.value_scale,
+              cache.page_table if by_table else cache.slots, by_table, cache.reserved)
+    _append_in_place(q, k, v, writes_k, norm.q_weight, norm.k_weight, norm.eps, norm.unit_offset, *of,
+                     *positions.of(position_ids).arguments(), rope.steps(given[0].device), *rope.spec(seq_dim))
 
 
 def inverse(q, k, position_ids, rope: Rope, seq_dim: int = 2):
