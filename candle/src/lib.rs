@@ -20,6 +20,7 @@
 //!
 //! The version follows candle's minor one. The feature `cuda` is candle's `cuda` and ours.
 
+mod append;
 mod gradient;
 #[cfg(feature = "cuda")]
 mod kernels;
@@ -29,6 +30,7 @@ mod positions;
 mod rope;
 mod rotary_embedding;
 
+pub use append::{Append, KvCache, Norm, Slots};
 pub use condensed_rope::DimOrder;
 pub use condensed_rope::config;
 pub use condensed_rope::{

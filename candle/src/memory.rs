@@ -93,7 +93,7 @@ impl<'a> Span<'a> {
                 }
             };
         }
-        write!(F32, F16, BF16)
+        write!(F32, F16, BF16, F8E4M3)
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -136,7 +136,7 @@ impl<'a> Span<'a> {
                 }
             };
         }
-        write!(F32, F16, BF16)
+        write!(F32, F16, BF16, F8E4M3)
     }
 }
 

@@ -208,7 +208,7 @@ impl Rope {
     }
 }
 
-fn untracked(name: &'static str, tensor: Option<&Tensor>) -> Result<()> {
+pub(crate) fn untracked(name: &'static str, tensor: Option<&Tensor>) -> Result<()> {
     match tensor {
         Some(tensor) if tensor.track_op() => {
             let expected = "a tensor without a gradient, as it is written in place";
@@ -219,7 +219,7 @@ fn untracked(name: &'static str, tensor: Option<&Tensor>) -> Result<()> {
     }
 }
 
-fn element(tensor: &'static str, dtype: DType) -> Result<Dtype> {
+pub(crate) fn element(tensor: &'static str, dtype: DType) -> Result<Dtype> {
     match dtype {
         DType::F32 => Ok(Dtype::F32),
         DType::F16 => Ok(Dtype::F16),
@@ -290,9 +290,18 @@ impl Heads {
         })
     }
 
-    fn of(rope: &Rope, order: DimOrder, name: &'static str, tensor: &Tensor) -> Result<Self> {
+    pub fn of(rope: &Rope, order: DimOrder, name: &'static str, tensor: &Tensor) -> Result<Self> {
         same_device(rope, name, tensor)?;
         Self::new(rope, order, name, tensor.dtype(), tensor.layout())
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Of a tensor that does not rotate.
+    pub fn unrotated(self) -> Self {
+        Self { layout: self.layout.rotate_from(0), ..self }
     }
 
     /// To contiguous elements from `first` on.
@@ -395,6 +404,10 @@ impl<'a> Call<'a> {
 }
 
 impl Rope {
+    pub(crate) fn any(&self) -> &AnyRope {
+        &self.rope
+    }
+
     pub(crate) fn check_positions(&self, positions: &Positions) -> Result<()> {
         positions.as_ref().try_map(|what, tensor| {
             same_device(self, what, tensor)?;
@@ -425,7 +438,7 @@ impl Rope {
     }
 }
 
-fn same_device(rope: &Rope, name: &'static str, tensor: &Tensor) -> Result<()> {
+pub(crate) fn same_device(rope: &Rope, name: &'static str, tensor: &Tensor) -> Result<()> {
     if tensor.device().location() == rope.device.location() {
         return Ok(());
     }

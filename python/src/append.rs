@@ -1,8 +1,8 @@
 //! Norm, rotation and append, from Python.
 
 use condensed_rope::{
-    Append, KvCache, KvLayout, Layout, QkNorm, Raw, RawBuffer, RawMemory, RawTensor, Rows,
-    Scale, SlotMapping, Stored,
+    Append, KvCache, KvLayout, Layout, QkNorm, Raw, RawBuffer, RawMemory, RawTensor, Rows, Scale,
+    SlotMapping, Stored,
 };
 use pyo3::prelude::*;
 
