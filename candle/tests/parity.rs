@@ -61,9 +61,18 @@ fn cases(device: &Device) -> Result<Vec<Case>> {
 
 impl Case {
     fn model(&self, dtype: DType, device: &Device) -> Result<Model> {
+        self.model_by(Rotation::Fused, dtype, device)
+    }
+
+    fn model_by(
+        &self,
+        rotation: fn(RotaryEmbedding) -> Rotation,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Model> {
         let weights = Weights::of_tensors(&self.config, self.tensors.clone(), dtype, device)?;
         let rotary = RotaryEmbedding::from_json(&self.config, None, device)?;
-        Model::new(&weights, Rotation::Ours(rotary), self.prompt.len() + self.greedy.len())
+        Model::new(&weights, rotation(rotary), self.prompt.len() + self.greedy.len())
     }
 }
 
@@ -76,9 +85,11 @@ fn apart(ours: &Tensor, theirs: &Tensor) -> Result<f32> {
 
 fn logits_are_transformers_own(device: &Device) -> Result<()> {
     for case in cases(device)? {
-        let exact = case.model(DType::F32, device)?.forward(&case.prompt)?;
-        let off = apart(&exact, &case.logits)?;
-        assert!(off < 2e-4, "{}: {off} of the range in f32", case.name);
+        for rotation in [Rotation::Fused, Rotation::Ours as fn(RotaryEmbedding) -> Rotation] {
+            let exact = case.model_by(rotation, DType::F32, device)?.forward(&case.prompt)?;
+            let off = apart(&exact, &case.logits)?;
+            assert!(off < 2e-4, "{}: {off} of the range in f32", case.name);
+        }
         // Both round to 8 bits at every step, in ways of their own.
         let half = case.model(DType::BF16, device)?.forward(&case.prompt)?;
         let off = apart(&half, &case.bf16)?;
@@ -125,7 +136,7 @@ fn a_condense_ratio_is_linear_scaling(device: &Device) -> Result<()> {
         let weights =
             Weights::of_tensors(&plain.config, plain.tensors.clone(), DType::F32, device)?;
         let rotary = RotaryEmbedding::from_json(&plain.config, Some(ratio), device)?;
-        let mut model = Model::new(&weights, Rotation::Ours(rotary), plain.prompt.len())?;
+        let mut model = Model::new(&weights, Rotation::Fused(rotary), plain.prompt.len())?;
         let off = apart(&model.forward(&plain.prompt)?, &linear.logits)?;
         assert!(off < 2e-4, "{ratio}: {off}");
         assert!(RotaryEmbedding::from_json(&linear.config, Some(ratio), device).is_err());

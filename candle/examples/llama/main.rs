@@ -35,7 +35,7 @@ enum Command {
     Generate(Generate),
     /// Perplexity of a text, by position.
     Perplexity(perplexity::Perplexity),
-    /// Tokens a second of prefill and decode, with this crate's rotary step and with candle-nn's.
+    /// Tokens a second of prefill and decode, with this crate's step fused and apart, and with candle-nn's.
     Speed(speed::Speed),
 }
 
@@ -125,6 +125,12 @@ impl Source {
 
     /// With a cache for `capacity` tokens.
     fn load(&self, capacity: usize, device: &Device) -> Result<Model> {
+        let weights = Weights::open(&self.model, self.dtype(), device)?;
+        Model::new(&weights, Rotation::Fused(self.rotary(device)?), capacity)
+    }
+
+    /// The same with norms and appends apart from the rotation.
+    fn load_apart(&self, capacity: usize, device: &Device) -> Result<Model> {
         let weights = Weights::open(&self.model, self.dtype(), device)?;
         Model::new(&weights, Rotation::Ours(self.rotary(device)?), capacity)
     }

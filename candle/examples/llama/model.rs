@@ -1,14 +1,17 @@
-//! A Llama-family model (Llama, Mistral, Qwen 2 and 3) whose rotary step is this crate's: q and k rotate in one launch,
-//! k straight into its cache.
+//! A Llama-family model (Llama, Mistral, Qwen 2 and 3) whose rotary step is this crate's: norms of q and k, their rotation, and
+//! k and v into the cache in one launch.
 
 use candle_core::{D, DType, Device, Error, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
-use condensed_rope_candle::{DimOrder, Positions, RotaryEmbedding};
+use condensed_rope_candle::{
+    Append, DimOrder, KvCache, Norm, Positions, Rope, RotaryEmbedding, Slots,
+};
 
 use crate::weights::{Sizes, Weights};
 
-/// Who rotates: this crate, or candle-nn by tables, for comparison.
+/// Who rotates: this crate, with norms and appends in its launch, or without them, or candle-nn by tables, for comparison.
 pub enum Rotation {
+    Fused(RotaryEmbedding),
     Ours(RotaryEmbedding),
     CandleNn { cos: Tensor, sin: Tensor, interleaved: bool },
 }
@@ -50,6 +53,9 @@ struct Cache {
     len: usize,
     capacity: usize,
 }
+
+/// Queries, and the keys and values that they look at, `[1, heads, tokens, head_dim]`.
+type Qkv = (Tensor, Tensor, Tensor);
 
 impl Linear {
     fn new(weights: &Weights, name: &str) -> Result<Self> {
@@ -136,9 +142,12 @@ impl Model {
         let ids = Tensor::new(tokens, self.embedding.device())?;
         let mut x = self.embedding.index_select(&ids, 0)?.unsqueeze(0)?;
         let mask = self.mask(start, seq)?;
+        // Of a flat cache of one sequence: its tokens, one after the other.
+        let slots = Tensor::arange(start as u32, (start + seq) as u32, self.embedding.device())?;
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
-            let h = self.attention(index, &self.normed(&x, &layer.attention_norm)?, &mask)?;
+            let h =
+                self.attention(index, &self.normed(&x, &layer.attention_norm)?, &mask, &slots)?;
             x = (x + h)?;
             let h = self.normed(&x, &layer.mlp_norm)?;
             let h = (silu(&layer.gate.forward(&h)?)? * layer.up.forward(&h)?)?;
@@ -153,21 +162,22 @@ impl Model {
         rms_norm(&x.contiguous()?, weight, self.sizes.epsilon as f32)
     }
 
-    fn attention(&self, index: usize, x: &Tensor, mask: &Option<Tensor>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        index: usize,
+        x: &Tensor,
+        mask: &Option<Tensor>,
+        slots: &Tensor,
+    ) -> Result<Tensor> {
         let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
-        let (layer, (start, seq)) = (&self.layers[index], (self.cache.len, x.dim(1)?));
-        let split = |x: Tensor, heads: usize, norm: &Option<Tensor>| -> Result<Tensor> {
-            let x = x.reshape((1, seq, heads, head_dim))?;
-            let x = norm.as_ref().map_or(Ok(x.clone()), |norm| self.normed(&x, norm))?;
-            x.transpose(1, 2)
+        let (start, seq) = (self.cache.len, x.dim(1)?);
+        let (q, k, v) = match &self.rotation {
+            Rotation::Fused(rotary) => match rotary.layer(index)? {
+                Some(rope) => self.fused(index, rope, x, slots)?,
+                None => self.apart(index, x)?,
+            },
+            _ => self.apart(index, x)?,
         };
-        let q = split(layer.q.forward(x)?, heads, &layer.q_norm)?;
-        let k = split(layer.k.forward(x)?, kv_heads, &layer.k_norm)?;
-        let v = split(layer.v.forward(x)?, kv_heads, &None)?;
-        let (k_cache, v_cache) = &self.cache.layers[index];
-        let (q, k) = self.rotate(index, &q, &k, k_cache, start)?;
-        v_cache.slice_set(&v.contiguous()?, 2, start)?;
-        let v = v_cache.narrow(2, 0, start + seq)?;
 
         // Queries that share a key lie in a row: no copies of keys.
         let group = heads / kv_heads;
@@ -183,7 +193,62 @@ impl Model {
         };
         let weights = softmax_last_dim(&scores)?.to_dtype(x.dtype())?;
         let h = weights.matmul(&v.contiguous()?)?.reshape((1, heads, seq, head_dim))?;
-        layer.o.forward(&h.transpose(1, 2)?.reshape((1, seq, heads * head_dim))?)
+        let h = h.transpose(1, 2)?.reshape((1, seq, heads * head_dim))?;
+        self.layers[index].o.forward(&h)
+    }
+
+    /// q normalised and rotated, and what is filled of the caches: one launch behind the projections.
+    fn fused(&self, index: usize, rope: &Rope, x: &Tensor, slots: &Tensor) -> Result<Qkv> {
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
+        let (layer, (start, seq)) = (&self.layers[index], (self.cache.len, x.dim(1)?));
+        let split = |x: Tensor, heads: usize| x.reshape((1, seq, heads, head_dim));
+        let q = split(layer.q.forward(x)?, heads)?;
+        let k = split(layer.k.forward(x)?, kv_heads)?;
+        let v = split(layer.v.forward(x)?, kv_heads)?;
+        let (keys, values) = &self.cache.layers[index];
+        // [capacity, kv_heads, head_dim]: slots of one entry.
+        let flat = |cache: &Tensor| cache.squeeze(0)?.transpose(0, 1);
+        let norm = Norm {
+            q_weight: layer.q_norm.as_ref(),
+            k_weight: layer.k_norm.as_ref(),
+            eps: self.sizes.epsilon as f32,
+            unit_offset: false,
+        };
+        let call = Append {
+            q: Some(&q),
+            k: Some(&k),
+            v: Some(&v),
+            writes_k: false,
+            norm: Some(norm),
+            cache: Some(KvCache {
+                keys: &flat(keys)?,
+                values: Some(&flat(values)?),
+                slots: Slots::Ids(slots),
+                reserved: 0,
+                scales: [None; 2],
+            }),
+        };
+        rope.rotate_append(DimOrder::Bshd, &call, &Positions::consecutive(start as i64))?;
+        let filled = |cache: &Tensor| cache.narrow(2, 0, start + seq);
+        Ok((q.transpose(1, 2)?.contiguous()?, filled(keys)?, filled(values)?))
+    }
+
+    /// The same by norms, a rotation and appends of their own.
+    fn apart(&self, index: usize, x: &Tensor) -> Result<Qkv> {
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
+        let (layer, (start, seq)) = (&self.layers[index], (self.cache.len, x.dim(1)?));
+        let split = |x: Tensor, heads: usize, norm: &Option<Tensor>| -> Result<Tensor> {
+            let x = x.reshape((1, seq, heads, head_dim))?;
+            let x = norm.as_ref().map_or(Ok(x.clone()), |norm| self.normed(&x, norm))?;
+            x.transpose(1, 2)
+        };
+        let q = split(layer.q.forward(x)?, heads, &layer.q_norm)?;
+        let k = split(layer.k.forward(x)?, kv_heads, &layer.k_norm)?;
+        let v = split(layer.v.forward(x)?, kv_heads, &None)?;
+        let (k_cache, v_cache) = &self.cache.layers[index];
+        let (q, k) = self.rotate(index, &q, &k, k_cache, start)?;
+        v_cache.slice_set(&v.contiguous()?, 2, start)?;
+        Ok((q, k, v_cache.narrow(2, 0, start + seq)?))
     }
 
     /// q rotated; k rotated, in the cache, and all of the cache that is filled.
@@ -201,7 +266,7 @@ impl Model {
             cache.narrow(2, 0, start + seq)
         };
         match &self.rotation {
-            Rotation::Ours(rotary) => match rotary.layer(layer)? {
+            Rotation::Ours(rotary) | Rotation::Fused(rotary) => match rotary.layer(layer)? {
                 Some(rope) => {
                     let positions = Positions::consecutive(start as i64);
                     rope.rotate_and_append(DimOrder::Bhsd, q, k, cache, start, &positions)

@@ -6,7 +6,8 @@ use clap::Args;
 use crate::Source;
 use crate::model::{Model, likeliest};
 
-/// Prefill and decode, turn about, with this crate's rotary step and with candle-nn's.
+/// Prefill and decode, turn about, with this crate's step, fused with norms and appends and apart from them, and with
+/// candle-nn's.
 #[derive(Args)]
 pub struct Speed {
     #[command(flatten)]
@@ -27,11 +28,12 @@ impl Speed {
         let device = self.source.device()?;
         let capacity = self.prompt + self.tokens;
         let mut models = [
-            ("condensed-rope", self.source.load(capacity, &device)?),
+            ("fused", self.source.load(capacity, &device)?),
+            ("rotation alone", self.source.load_apart(capacity, &device)?),
             ("candle-nn", self.source.load_with_tables(capacity, &device)?),
         ];
         let prompt: Vec<u32> = (0..self.prompt as u32).map(|i| 5 + i * 7919 % 1000).collect();
-        let mut seconds = [Vec::new(), Vec::new()];
+        let mut seconds = [const { Vec::new() }; 3];
         for round in 0..=self.rounds {
             for ((_, model), seconds) in models.iter_mut().zip(&mut seconds) {
                 let both = self.once(model, &prompt, &device)?;
