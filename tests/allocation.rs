@@ -5,8 +5,9 @@ use std::cell::Cell;
 
 use condensed_rope::plan::{Call, DeviceProps, Pdl, Planner};
 use condensed_rope::{
-    Dtype, Dynamic, FrequencySchedule, IndexType, Layout, LongRope, Pairing, Positions, RawIds,
-    RawOperand, RopeScaling, RopeSpec,
+    Append, Dtype, Dynamic, FrequencySchedule, IndexType, KvCache, KvLayout, Layout, LongRope,
+    Pairing, Positions, QkNorm, Raw, RawBuffer, RawIds, RawMemory, RawOperand, RawTensor,
+    RopeScaling, RopeSpec, Scale, SlotMapping, Stored,
 };
 
 struct Counting;
@@ -57,6 +58,35 @@ fn checks_and_launches_allocate_nothing() {
     let counted = allocations(|| {
         let call = Call { q, k, positions }.check(&spec).expect("packed views are disjoint");
         launch = planner.rotation(&call);
+    });
+    assert!(launch.is_some());
+    assert_eq!(counted, 0);
+}
+
+/// Norm, rotation and append, packed, with everything that a call may have.
+#[test]
+fn checks_and_launches_of_appends_allocate_nothing() {
+    let spec = RopeSpec::new(128, Pairing::HalfSplit).expect("valid");
+    let (words, device, pdl) = (1 << 20, DeviceProps::H100, Pdl::Off);
+    let planner = Planner { words, spec, device, pdl };
+    let view =
+        |heads, at: usize| Layout::thd(7, heads, 128).with_strides([0, 48 * 128, 128]).at(at * 128);
+    let pages = KvLayout::nhd(100, 16, 8, 128);
+    let mut launch = None;
+    let counted = allocations(|| {
+        let memory = |at| RawMemory::new(Stored::Fp8E4M3, RawBuffer::unbounded(at));
+        let weights = || RawTensor::new(Dtype::BF16, RawBuffer::unbounded(1 << 21));
+        let scale = || Scale::Tensor(RawTensor::new(Dtype::F32, RawBuffer::new(1 << 22, 8)));
+        let cache = KvCache::new(memory(1 << 34), pages, memory(1 << 35), pages);
+        let slots = SlotMapping::ids(RawIds::new(IndexType::I64, 1 << 24, 7));
+        let qkv = RawMemory::new(Dtype::BF16, RawBuffer::unbounded(1 << 30));
+        let call =
+            Append::<Raw>::packed(qkv, Some(view(32, 0)), Some(view(8, 32)), Some(view(8, 40)));
+        let call = call
+            .with_norm(QkNorm::rms(1e-6).q(weights()).k(weights()))
+            .with_cache(cache.with_scales(scale(), scale()), slots);
+        let positions = Positions::ids(RawIds::new(IndexType::I64, 1 << 25, 7));
+        launch = planner.append(&call.checked(&spec, positions).expect("a valid call"));
     });
     assert!(launch.is_some());
     assert_eq!(counted, 0);

@@ -2,10 +2,12 @@
 //! the CPU backend's bits, so this holds it too.
 
 use condensed_rope::{
-    CondensedRotaryEmbedding, Dtype, Frequencies, Layout, Pairing, Positions, cpu,
+    CondensedRotaryEmbedding, Dtype, Element, Frequencies, Layout, Pairing, Positions, QkNorm, cpu,
 };
 use serde_json::Value;
-use testkit::golden::{EXACT, FASTCHAT, LLAMA, Stored, dtype, f32_angle_error, number, size};
+use testkit::golden::{
+    EXACT, FASTCHAT, LLAMA, NORMS, Stored, dtype, f32_angle_error, number, size,
+};
 use testkit::{tolerance, with_dtype};
 
 /// Every phase step is the nearest 64-bit fraction of a turn.
@@ -166,5 +168,35 @@ fn a_callers_own_inv_freq_is_taken_as_it_is() {
             let roundings = 4.0 * tolerance::unit_roundoff(Dtype::F32);
             assert!((theirs / ours - 1.0).abs() <= roundings, "{theirs} is not {ours}");
         }
+    }
+}
+
+/// transformers' Qwen 3 and Gemma 3 modules, at position 0, where nothing turns. In f32 theirs sums in another order; in
+/// bf16 theirs rounds once (Gemma 3) or twice (Qwen 3: before the weight, too), and ours once.
+#[test]
+fn norms_are_transformers_own() {
+    fn run<T: Element>(model: &str, dim: usize, roundings: f64) {
+        let kind = if T::DTYPE == Dtype::F32 { "" } else { ".bf16" };
+        let named = |name: &str| NORMS.named_f32s(&format!("{model}{kind}.{name}"));
+        let narrow = |list: Vec<f32>| list.into_iter().map(T::narrow).collect::<Vec<T>>();
+        let (mut x, weights, expected) =
+            (narrow(named("x")), narrow(named("weight")), named("out"));
+        let rows = x.len() / dim;
+        let rope = cpu::Rope::new(&Frequencies::new(dim, 1e6).expect("valid"), Pairing::HalfSplit);
+        let norm = QkNorm::rms(1e-6).q(&weights);
+        let norm = if model == "gemma3" { norm.unit_offset() } else { norm };
+        let heads = cpu::Heads::in_place(&mut x, Layout::bshd(1, 1, rows, dim));
+        let call = cpu::Append::new(Some(heads.into()), None, None).with_norm(norm);
+        rope.rotate_append(call, Positions::consecutive(0)).expect("a valid call");
+        for (i, (got, expected)) in x.iter().zip(expected).enumerate() {
+            let (got, expected) = (f64::from(got.widen()), f64::from(expected));
+            let before = expected.abs() * 2.0 * tolerance::norm(dim);
+            let allowed = roundings * tolerance::stored(T::DTYPE, expected, before);
+            assert!((got - expected).abs() <= allowed, "{model} {i}: {got} is not {expected}");
+        }
+    }
+    for (model, dim, roundings) in [("qwen3", 128, 4.0), ("gemma3", 256, 2.0)] {
+        run::<f32>(model, dim, 2.0);
+        run::<half::bf16>(model, dim, roundings);
     }
 }

@@ -1,4 +1,4 @@
-//! Golden files: what other people's code gave, by `tests/golden/make.py` and `axes.py`.
+//! Golden files: what other people's code gave, by `tests/golden/make.py`, `axes.py` and `norms.py`.
 
 use condensed_rope::Dtype;
 use half::{bf16, f16};
@@ -14,6 +14,7 @@ pub const FASTCHAT: Golden = Golden(include_bytes!("../../tests/golden/fastchat.
 pub const LLAMA: Golden = Golden(include_bytes!("../../tests/golden/llama.safetensors"));
 pub const MODELS: Golden = Golden(include_bytes!("../../tests/golden/models.safetensors"));
 pub const EXACT: Golden = Golden(include_bytes!("../../tests/golden/exact.safetensors"));
+pub const NORMS: Golden = Golden(include_bytes!("../../tests/golden/norms.safetensors"));
 pub const AXES: Golden = Golden(include_bytes!("../../tests/golden/axes.safetensors"));
 
 impl Golden {
