@@ -14,6 +14,7 @@
 //! | how fast pairs turn | [`Frequencies`], [`FrequencySchedule`] by a [`RopeScaling`]; as words: [`PhaseWords`] |
 //! | from a checkpoint's `config.json` | `config` (feature `config`) |
 //! | what a call says | [`Layout`], [`DimOrder`], [`Positions`], [`Sections`], [`SectionOrder`], [`Pairing`], [`Dtype`], [`IndexType`] |
+//! | norm, rotation and append in one call | [`Append`], [`QkNorm`], [`KvCache`], [`KvLayout`], [`SlotMapping`], [`Scale`], [`Stored`] |
 //! | the same by address | [`RawOperand`], [`RawIds`], [`RawBuffer`], [`RopeSpec`] |
 //! | what does the work | [`cpu::Rope`]; `cuda::Rope` (feature `cuda`, on by default); either: [`AnyRope`]; on tensors: `tch::rotate` (feature `tch`) |
 //! | FastChat's class | [`CondensedRotaryEmbedding`] |

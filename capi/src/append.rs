@@ -180,7 +180,8 @@ pub unsafe extern "C" fn crope_rotate_append(
         // SAFETY: the caller's promise.
         let rope = unsafe { borrowing(kernels, rope) }?;
         // SAFETY: the caller's promise.
-        let [q, k, v] = unsafe { [read_sized("q", q)?, read_sized("k", k)?, read_sized("v", v)?] };
+        let heads = |name, heads| unsafe { read_sized::<crope_heads>(name, heads) };
+        let (q, k, v) = (heads("q", q)?, heads("k", k)?, heads("v", v)?);
         let dtype = q.or(k).or(v).map_or(Ok(Dtype::F32), |first| dtype("q->dtype", first.dtype))?;
         let q = q.map(|q| operand("q", &q)).transpose()?.map(Into::into);
         let k = k

@@ -169,11 +169,10 @@ unsafe fn store<T: Element>(
         }
     };
     let inverse = 1.0 / scale;
-    let to = pointer::<u8>(address, at);
-    for (channel, element) in head.iter().enumerate() {
-        let byte = stored.narrow(element.widen() * inverse);
-        // SAFETY: the caller's promise.
-        unsafe { to.add(channel).write(byte) };
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(pointer::<u8>(address, at), head.len()) };
+    for (byte, element) in bytes.iter_mut().zip(head) {
+        *byte = stored.narrow(element.widen() * inverse);
     }
 }
 

@@ -72,7 +72,7 @@ impl AppendCut {
         let together = work.alike && k.min(v) > 0 && q >= kv;
         match work.threads(multiprocessors) {
             0..=ONE_HEAD => cut(one, 8),
-            ..=TWO_HEADS => cut(two, 4),
+            threads if threads <= TWO_HEADS => cut(two, 4),
             _ if together && q >= 4 * kv => cut(AppendEntry::plain([4, 1, 1]), 8),
             _ if together && q >= 2 * kv => cut(AppendEntry::plain([2, 1, 1]), 8),
             _ => cut(two, 4),

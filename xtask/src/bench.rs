@@ -41,7 +41,7 @@ pub fn bench() -> Result<()> {
 }
 
 /// Peers by their names in the rows and over their columns.
-const PEERS: [(&str, &str); 7] = [
+const PEERS: [(&str, &str); 11] = [
     ("flashinfer_table", "fi table"),
     ("flashinfer_on_the_fly", "fi on fly"),
     ("liger", "liger"),
@@ -49,6 +49,10 @@ const PEERS: [(&str, &str); 7] = [
     ("compile", "compile"),
     ("compile+angles", "+angles"),
     ("hf_eager", "hf eager"),
+    ("launches_2", "2 launches"),
+    ("launches_4", "4 launches"),
+    ("warp_a_head", "warp/head"),
+    ("flashinfer", "fi append"),
 ];
 
 /// What a row measured.
@@ -94,6 +98,10 @@ fn rows(path: &str) -> Result<Vec<Row>> {
             number("rotary_dim"),
             number("head_dim"),
         );
+        let model = row["model"]
+            .as_str()
+            .map_or(String::new(), |model| format!(" {model} {} cache", text("cache_dtype")));
+        let case = case + &model;
         let pdl = if row["pdl"] == true { "+pdl" } else { "" };
         let us = row["median_us"]
             .as_f64()
@@ -120,7 +128,7 @@ pub fn table(path: &str) -> Result<()> {
             println!("\n{case}");
             print!("{:>9}{:>10}{:>8}{:>10}", "tokens", "ours us", "GB/s", "limit us");
             print!("{:>12}{:>11} |", "ours/limit", "pdl/limit");
-            println!("{} / ours", PEERS.map(|(_, title)| format!("{title:>10}")).concat());
+            println!("{} / ours", PEERS.map(|(_, title)| format!("{title:>11}")).concat());
             last.clone_from(case);
         }
         let ratio = |a: &str, b: &str| match (times.get(a), times.get(b)) {
@@ -133,7 +141,7 @@ pub fn table(path: &str) -> Result<()> {
             times.get("ours").map_or("-".to_owned(), |us| format!("{:.0}", moved / us / 1e3));
         print!("{tokens:>9}{:>10}{speed:>8}{:>10}", time("ours"), time("limit"));
         print!("{:>12}{:>11} |", ratio("ours", "limit"), ratio("ours+pdl", "limit"));
-        println!("{}", PEERS.map(|(peer, _)| format!("{:>10}", ratio(peer, "ours"))).concat());
+        println!("{}", PEERS.map(|(peer, _)| format!("{:>11}", ratio(peer, "ours"))).concat());
     }
     Ok(())
 }

@@ -4,7 +4,8 @@
 #   bash run.sh             all tests, then the demo
 #   bash run.sh tests       all tests, GPU ones included
 #   bash run.sh sanitize    the GPU tests but the largest and those that provoke the driver, under
-#                           compute-sanitizer's memcheck, and those of shapes under its racecheck
+#                           compute-sanitizer's memcheck, those of shapes under its racecheck, and those whose
+#                           threads meet under its synccheck
 #   bash run.sh demo        LongChat's rotation
 #   bash run.sh bench       the GPU benches (rows in bench.json), then peers.py's rows, then the host's
 #                           costs, errors against position (errors.json), and the CPU's
@@ -37,11 +38,13 @@ case "${1:-all}" in
     sanitize)
         compute-sanitizer --tool memcheck --error-exitcode 1 tests/cuda --include-ignored \
             --skip flashinfer_grid --skip vllm_grid --skip liger --skip over_2_31 --skip out_of_memory \
-            --skip fastchats_table --skip no_device_99 --skip refusals_that_cudarc_keeps \
+            --skip fastchats_table --skip no_device_99 --skip refusals_that_cudarc_keeps --skip every_float \
             --test-threads 1 "${@:2}" || status=1
         compute-sanitizer --tool racecheck --error-exitcode 1 tests/cuda --include-ignored \
             --test-threads 1 shapes_of_real_models every_kind_of_positions q_alone positions_on_three_axes \
-            sets_of_frequencies tables_are_exact || status=1 ;;
+            sets_of_frequencies tables_are_exact appends_of_models to_appends || status=1
+        compute-sanitizer --tool synccheck --error-exitcode 1 tests/cuda --include-ignored \
+            --test-threads 1 appends_of_models to_appends || status=1 ;;
     demo) ./longchat || status=1 ;;
     bench)
         ./gpu --bench "${@:2}" || status=1

@@ -31,6 +31,14 @@ const SPEED: [Curve; 6] = [
     ("flashinfer_on_the_fly", "FlashInfer, on the fly", RED),
     ("candle", "candle-nn (table given)", PURPLE),
 ];
+const APPEND: [Curve; 6] = [
+    ("limit", "limit: copy", GREY),
+    ("ours", "condensed-rope, 1 launch", BLUE),
+    ("launches_2", "norm + rotate, append", GREEN),
+    ("launches_3", "norm, rotate, append", ORANGE),
+    ("launches_4", "norm q, norm k, rotate, append", RED),
+    ("warp_a_head", "1 launch, a warp a head", PURPLE),
+];
 const ERRORS: [Curve; 4] = [
     ("ours", "condensed-rope", BLUE),
     ("hf_f32", "f32 angles (HF, FastChat)", GREEN),
@@ -44,6 +52,7 @@ pub fn figures() -> Result<()> {
     let docs = root.join("docs");
     fs::create_dir_all(&docs).map_err(|error| format!("{}: {error}", docs.display()))?;
     speed(&bench::read(&results.join("h100.json"))?, &docs.join("bandwidth.svg"))?;
+    append(&bench::read(&results.join("append_h100.json"))?, &docs.join("append.svg"))?;
     errors(&bench::read(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))?;
     perplexity(&results.join("perplexity_h100.jsonl"), &docs.join("perplexity.svg"))
 }
@@ -120,6 +129,28 @@ fn speed(rows: &[Value], path: &Path) -> Result<()> {
         ("tokens", "GB/s"),
         (1.0..131_072.0, 10.0..4000.0),
         (&SPEED, &curves),
+    )
+}
+
+/// Qwen3-8B's attention, bf16 pages, DRAM-cold.
+fn append(rows: &[Value], path: &Path) -> Result<()> {
+    let wanted = [
+        ("model", Value::from("Qwen3-8B")),
+        ("cache_dtype", Value::from("bf16")),
+        ("cache", Value::from("rotating")),
+        ("pdl", Value::from(false)),
+    ];
+    let curves = points(rows, |row| {
+        let plain = wanted.iter().all(|(key, value)| row[key] == *value);
+        let speed = row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3;
+        plain.then_some((row["tokens"].as_f64()?, speed))
+    });
+    draw(
+        path,
+        "QK-norm, rotation and append: bytes that must move, GB/s (H100, Qwen3-8B, bf16 pages, DRAM-cold)",
+        ("tokens", "GB/s"),
+        (1.0..8192.0, 3.0..4000.0),
+        (&APPEND, &curves),
     )
 }
 

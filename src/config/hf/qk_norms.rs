@@ -172,10 +172,9 @@ pub(super) fn read(model_type: Option<&str>, top: &Fields) -> Result<Option<QkNo
     let Some(model_type) = model_type else { return Ok(None) };
     let of = |norm: &&Norm| norm.types.contains(&model_type);
     let Some(norm) = NORMS.iter().find(of) else { return Ok(None) };
-    if let Some(key) = norm.condition {
-        if top.flag(key)? != Some(true) {
-            return Ok(None);
-        }
+    let is_on = norm.condition.map_or(Ok(true), |key| Ok(top.flag(key)? == Some(true)));
+    if !is_on? {
+        return Ok(None);
     }
     let (key, default) = norm.eps;
     let eps = if key.is_empty() { None } else { top.number(key)? }.unwrap_or(default);
