@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,3 +40,14 @@ def test_operators():
     # Rotated, rotated again in place, and back once: rotated once.
     expected = condensed_rope.rotate(before, None, names["position_ids"], names["rope"])
     assert (names["q"] - expected).abs().max() < 1e-5
+
+
+def test_one_launch_before_attention():
+    q, k, v = (torch.randn(1, heads, 5, 128) for heads in (4, 2, 2))
+    keys, values = (torch.zeros(3, 4, 2, 128) for _ in range(2))
+    layer = SimpleNamespace(q_norm=torch.nn.RMSNorm(128), k_norm=torch.nn.RMSNorm(128))
+    rope = condensed_rope.Rope(condensed_rope.Frequencies(128, 1e6))
+    names = dict(q=q, k=k, v=v, keys=keys, values=values, slots=torch.arange(5), position_ids=torch.arange(5), rope=rope, layer=layer)
+    with torch.no_grad():
+        exec(BLOCKS[2], names)
+    assert torch.equal(values.flatten(0, 1)[:5], v[0].transpose(0, 1))

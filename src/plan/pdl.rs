@@ -5,7 +5,7 @@
 /// anything that kernel could have written; the launch's own cost hides. In turn it lets the kernel
 /// *after* it start early. So, whatever the choice:
 ///
-/// - q, k and their sources may be written by the kernel before: they are read after it has finished.
+/// - q, k, v and their sources, and caches, may be written by the kernel before: they are read after it has finished.
 /// - The kernel after may read q and k as ever, unless it is launched with the attribute itself: then
 ///   it must wait (`griddepcontrol.wait`, `cudaGridDependencySynchronize`) before it does, as these
 ///   kernels do.
@@ -31,6 +31,7 @@ pub enum Pdl {
     /// Starts early, and works out sine and cosine before it waits. Positions (ids, starts,
     /// `cu_seqlens`, the choice of sets) must not be written by the kernel before, nor by one that it
     /// overlaps: where they are, old ones may be used, or a mixture. Any position is in bounds, so that
-    /// is all that can happen.
+    /// is all that can happen. Of `rotate_append` the same holds for slots, page tables, weights and scales: a slot is held
+    /// to its bounds as it is read, so no other memory is written.
     PositionsReady = 2,
 }
