@@ -56,6 +56,7 @@ fn kernels() -> Result<std::path::PathBuf, String> {
              with --no-default-features"
         )
     })?;
+    println!("cargo:rustc-env=CONDENSED_ROPE_NVCC={}", nvcc.build());
     let folder = fatbin::build(&nvcc, std::path::Path::new("kernels"), &out)?;
     #[cfg(feature = "bench")]
     peers::build(&nvcc, &folder)?;

@@ -332,6 +332,36 @@ impl Built {
         self.caches
     }
 
+    /// Buffers that views end in with their last element, and the bytes of one: those that must not be shorter.
+    pub fn views(&self) -> Vec<(usize, usize)> {
+        let (case, element) = (&self.case, self.case.dtype.size());
+        let mut all = Vec::new();
+        for (tensor, [from, to]) in [(&case.q, [self.q[0], self.q[1]]), (&case.k, self.k)] {
+            let Some((layout, target)) = tensor else { continue };
+            // Of a tensor that rotates in place, and in part, nothing is asked but that it is there.
+            if layout.shape()[2] > 0 && !case.packed {
+                let size = if matches!(target, To::Fp8(..)) { 1 } else { element };
+                all.extend([(from, element), (to, size)]);
+            }
+        }
+        if case.v.is_some() && !case.packed {
+            all.push((self.v, element));
+        }
+        if let Some(cache) = case.cache.as_ref().filter(|cache| !cache.shared) {
+            let of = |(i, layout): (usize, &Option<KvLayout>)| {
+                let [pages, ..] = layout.as_ref()?.shape();
+                (pages > 0).then_some((self.caches[i], cache.stored.size()))
+            };
+            all.extend(cache.layouts.iter().enumerate().filter_map(of));
+        }
+        all
+    }
+
+    /// Makes a buffer so many bytes shorter than it is.
+    pub fn shorten(&mut self, buffer: usize, bytes: usize) {
+        self.buffers[buffer].len -= bytes;
+    }
+
     /// Writes the first slot, of 32 bits.
     pub fn set_first_slot(&mut self, slot: i32) {
         self.buffers[self.slots].bytes_mut()[..4].copy_from_slice(&slot.to_le_bytes());

@@ -1,6 +1,6 @@
 //! Norm, rotation and append.
 
-use condensed_rope::{Dtype, KvLayout, Layout, Pairing, Positions, Stored};
+use condensed_rope::{Dtype, Error, KvLayout, Layout, Pairing, Positions, Stored};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -159,6 +159,23 @@ pub fn sharding(backend: &impl Backend) {
             for cache in shard.caches() {
                 shard.assert_same(&whole, cache, slot..slot + dim);
             }
+        }
+    }
+}
+
+/// A view that ends an element past its buffer is refused, and nothing is written.
+pub fn short_buffers(backend: &impl Backend) {
+    let mut rng = StdRng::seed_from_u64(61);
+    for _ in 0..100 {
+        let built = random(&mut rng).build();
+        for (buffer, size) in built.views() {
+            let mut short = built.clone();
+            short.shorten(buffer, size);
+            let before = short.buffers.clone();
+            let refused = backend.append(&mut short);
+            let is_it = matches!(refused, Err(Error::OutOfBounds { .. }));
+            assert!(is_it, "{}: buffer {buffer} of {:?}: {refused:?}", backend.name(), short.case);
+            assert!(short.buffers == before, "{}: {:?}", backend.name(), short.case);
         }
     }
 }

@@ -41,6 +41,7 @@ macro_rules! suite {
             appends_by_every_vector_and_cut: append::vectors_and_cuts,
             appends_of_models: append::models,
             batching_and_sharding_do_not_matter_to_appends: append::sharding,
+            appends_past_their_buffers_are_refused: append::short_buffers,
             hostile_calls_do_what_they_say_or_nothing: properties::hostile,
         }
     };

@@ -1,0 +1,22 @@
+//! The rotation's machine code is what it was when it was last measured: what is added beside it must not change it.
+
+#![cfg(feature = "cuda")]
+
+const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
+/// The compiler whose code was measured, and FNV-1a over the fat binary that it makes. Change it with the kernels, and measure.
+const NVCC: &str = "V13.0.88";
+const DIGEST: u64 = 0xb7de_9d08_2609_0148;
+
+#[test]
+fn the_rotation_is_the_one_that_was_measured() {
+    if env!("CONDENSED_ROPE_NVCC") != NVCC {
+        return println!(
+            "not compared: compiled by {}, measured by {NVCC}",
+            env!("CONDENSED_ROPE_NVCC")
+        );
+    }
+    let digest = ROTATE.iter().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
+        (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert_eq!(digest, DIGEST, "{digest:#x}");
+}
