@@ -100,7 +100,7 @@ impl Rope {
     /// rope.rotate_append(DimOrder::Bhsd, &call, &Positions::consecutive(35))?;
     /// let stored = values.get(2)?.get(3)?;
     /// assert_eq!(stored.to_vec2::<f32>()?, v.squeeze(2)?.squeeze(0)?.to_vec2::<f32>()?);
-    /// # Ok::<(), candle_core::Error>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
