@@ -56,7 +56,10 @@ fn kernels() -> Result<std::path::PathBuf, String> {
              with --no-default-features"
         )
     })?;
-    println!("cargo:rustc-env=CONDENSED_ROPE_NVCC={}", nvcc.build());
+    // "V13.0.88", of its line "release 13.0, V13.0.88".
+    let word = |word: &&str| word.starts_with('V') && word.contains('.');
+    let build = nvcc.version.split_whitespace().find(word).unwrap_or_default();
+    println!("cargo:rustc-env=CONDENSED_ROPE_NVCC={build}");
     let folder = fatbin::build(&nvcc, std::path::Path::new("kernels"), &out)?;
     #[cfg(feature = "bench")]
     peers::build(&nvcc, &folder)?;

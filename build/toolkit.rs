@@ -59,12 +59,6 @@ impl Nvcc {
         Err(format!("`--version` names no release (it said \"{first}\")"))
     }
 
-    /// "V13.0.88", of its line "release 13.0, V13.0.88".
-    pub fn build(&self) -> &str {
-        let word = |word: &&str| word.starts_with('V') && word.contains('.');
-        self.version.split_whitespace().find(word).unwrap_or_default()
-    }
-
     /// "13.0", of its line "release 13.0".
     pub fn release(&self) -> Option<&str> {
         let (_, rest) = self.version.split_once("release ")?;
