@@ -11,6 +11,9 @@
 #                           costs, errors against position (errors.json), and the CPU's
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+if [ -f files.tar.gz ]; then
+    tar -xzf files.tar.gz && rm files.tar.gz || exit 1
+fi
 
 torch=$(python3 -c 'import torch; print(torch.__path__[0])' 2>/dev/null) ||
     echo "python3 has no torch: the tch tests will not start"
