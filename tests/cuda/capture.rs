@@ -29,6 +29,8 @@ fn rope(context: &Arc<CudaContext>, frequencies: &Frequencies) -> Rope {
 
 /// What `calls` launch on the stream, as a graph.
 pub fn captured(stream: &Arc<CudaStream>, calls: impl FnOnce()) -> CudaGraph {
+    // Other tests' first stream is made by now.
+    Gpu::get();
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).expect("captures");
     calls();

@@ -14,6 +14,9 @@ use testkit::{Backend, Call, Operand, Values};
 pub struct Gpu {
     pub kernels: Kernels,
     pub rope: Rope,
+    /// cudarc waits for the whole context where a handle's first stream is made, which a capture on another thread does not
+    /// survive: so this one is made before any capture, and stays.
+    _stream: Arc<CudaStream>,
 }
 
 impl Gpu {
@@ -23,7 +26,8 @@ impl Gpu {
             let kernels = Kernels::load(&context).expect("kernels load");
             let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
             let rope = Rope::new(&kernels, &frequencies, Pairing::HalfSplit).expect("room");
-            Gpu { kernels, rope }
+            let _stream = context.new_stream().expect("a stream");
+            Gpu { kernels, rope, _stream }
         });
         &GPU
     }
