@@ -6,8 +6,8 @@ use condensed_rope::{
 };
 use pyo3::prelude::*;
 
-use crate::call::{self, Kind, Place, Refusal, Words};
-use crate::rope::{Positions, Spec, Tensor, dtype, index_type, indices, strided, turn};
+use crate::call::{self, Place, Refusal, Words};
+use crate::rope::{Positions, Spec, Tensor, dtype, index_type, placed, strided, turn};
 
 /// q and k, each with whether its rotated rows are written; v.
 type Qkv = (Option<Tensor>, Option<(Tensor, bool)>, Option<Tensor>);
@@ -147,17 +147,7 @@ pub fn rotate_append(
         let slots = slots(ids, *by_table)?.reserved(*reserved);
         of = of.with_cache(kv.with_scales(key_scale, value_scale), slots);
     }
-    let (kind, ids, cu_seqlens, sets, axis_of_pair, start) = &positions;
-    let (ids, cu_seqlens, sets) = (indices(ids)?, indices(cu_seqlens)?, indices(sets)?);
-    let positions = call::positions(
-        Kind::of(*kind)?,
-        ids.as_ref(),
-        cu_seqlens.as_ref(),
-        sets.as_ref(),
-        axis_of_pair,
-        *start,
-        batch_seq.unwrap_or_default(),
-    )?;
+    let positions = placed(&positions, batch_seq.unwrap_or_default())?;
     let words = Words { address: words.0, len: words.1 };
     py.detach(|| {
         // SAFETY: the Python package keeps tensors and words alive; the stream is torch's own of the device.

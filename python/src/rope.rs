@@ -1,6 +1,6 @@
 //! Calls by address, from Python: `ops.py` hands over addresses, element types, sizes and strides.
 
-use condensed_rope::{Dtype, IndexType, RawBuffer};
+use condensed_rope::{Dtype, IndexType, RawBuffer, RawIds};
 use pyo3::prelude::*;
 
 use crate::call::{self, Kind, Place, Refusal, Strided, Turn, Words};
@@ -42,8 +42,26 @@ pub(crate) fn strided<D>(
     Ok(Strided { dtype: dtype(name)?, address: *address, sizes, strides })
 }
 
-pub(crate) fn indices(ids: &Option<Tensor>) -> Result<Option<Strided<'_, IndexType>>, Refusal> {
+fn indices(ids: &Option<Tensor>) -> Result<Option<Strided<'_, IndexType>>, Refusal> {
     ids.as_ref().map(|ids| strided(ids, index_type)).transpose()
+}
+
+/// Positions by address, for a call of `[batch, seq]` tokens.
+pub(crate) fn placed(
+    given: &Positions,
+    batch_seq: [usize; 2],
+) -> Result<condensed_rope::Positions<RawIds>, Refusal> {
+    let (kind, ids, cu_seqlens, sets, axis_of_pair, start) = given;
+    let (ids, cu_seqlens, sets) = (indices(ids)?, indices(cu_seqlens)?, indices(sets)?);
+    call::positions(
+        Kind::of(*kind)?,
+        ids.as_ref(),
+        cu_seqlens.as_ref(),
+        sets.as_ref(),
+        axis_of_pair,
+        *start,
+        batch_seq,
+    )
 }
 
 pub(crate) fn turn((rotary_dim, interleaved, inverse, factor): Spec) -> Turn {
@@ -76,17 +94,7 @@ pub fn rotate(
         call::operand(name, seq_dim, rotary_offset, &source, target.as_ref()).map(Some)
     };
     let (q, k) = (operand("q", &q)?, operand("k", &k)?);
-    let (kind, ids, cu_seqlens, sets, axis_of_pair, start) = &positions;
-    let (ids, cu_seqlens, sets) = (indices(ids)?, indices(cu_seqlens)?, indices(sets)?);
-    let positions = call::positions(
-        Kind::of(*kind)?,
-        ids.as_ref(),
-        cu_seqlens.as_ref(),
-        sets.as_ref(),
-        axis_of_pair,
-        *start,
-        call::batch_seq(q.as_ref(), k.as_ref()),
-    )?;
+    let positions = placed(&positions, call::batch_seq(q.as_ref(), k.as_ref()))?;
     let words = Words { address: words.0, len: words.1 };
     py.detach(|| {
         // SAFETY: the Python package keeps tensors and words alive; the stream is torch's own of the device.

@@ -104,6 +104,15 @@ fn points(rows: &[Value], point: impl Fn(&Value) -> Option<(f64, f64)>) -> Point
     curves
 }
 
+/// GB/s against tokens, of the rows whose fields are these.
+fn speeds(rows: &[Value], wanted: &[(&str, Value)]) -> Points {
+    points(rows, |row| {
+        let is_wanted = wanted.iter().all(|(key, value)| row[key] == *value);
+        let speed = row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3;
+        is_wanted.then_some((row["tokens"].as_f64()?, speed))
+    })
+}
+
 /// bf16, half-split, 32 + 8 heads of 128, DRAM-cold.
 fn speed(rows: &[Value], path: &Path) -> Result<()> {
     let wanted = [
@@ -118,11 +127,7 @@ fn speed(rows: &[Value], path: &Path) -> Result<()> {
         ("head_dim", Value::from(128)),
         ("rotary_dim", Value::from(128)),
     ];
-    let curves = points(rows, |row| {
-        let plain = wanted.iter().all(|(key, value)| row[key] == *value);
-        let speed = row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3;
-        plain.then_some((row["tokens"].as_f64()?, speed))
-    });
+    let curves = speeds(rows, &wanted);
     draw(
         path,
         "q and k read and written, GB/s (H100, bf16, 32 + 8 heads of 128, DRAM-cold)",
@@ -140,11 +145,7 @@ fn append(rows: &[Value], path: &Path) -> Result<()> {
         ("cache", Value::from("rotating")),
         ("pdl", Value::from(false)),
     ];
-    let curves = points(rows, |row| {
-        let plain = wanted.iter().all(|(key, value)| row[key] == *value);
-        let speed = row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3;
-        plain.then_some((row["tokens"].as_f64()?, speed))
-    });
+    let curves = speeds(rows, &wanted);
     draw(
         path,
         "QK-norm, rotation and append: bytes that must move, GB/s (H100, Qwen3-8B, bf16 pages, DRAM-cold)",
