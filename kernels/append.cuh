@@ -187,7 +187,9 @@ struct AppendFragment {
                 }
             }
         } else if (target != NOWHERE) {
-            const Storage storage = target == CONVERTED ? params.storage[TENSOR] : AS_ELEMENT;
+            // Not by `?:`, for which nvcc 12.4 takes the enumerator for an int.
+            Storage storage = AS_ELEMENT;
+            if (target == CONVERTED) storage = params.storage[TENSOR];
             const Rows& rows = params.dst[TENSOR % 2];
             convert(params, storage, rows.first + rows.offset(coord.b, coord.s, first),
                     params.heads_per_block * rows.head);
@@ -272,8 +274,7 @@ struct Append {
         each([&](auto& fragment) { fragment.load_constants(params); });
         if constexpr (STORES && GENERAL) {
             if (params.slots.width != 0) {
-                const bool ragged = positions.cu_seqlens != nullptr;
-                slot.load_page(params.slots, ragged ? positions.sequence_of(coord.t) : coord.b,
+                slot.load_page(params.slots, positions.sequence(coord.t, coord.b),
                                positions.template position<true>(params.starts, coord.t, coord.b,
                                                                  coord.s));
             }

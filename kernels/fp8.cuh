@@ -9,63 +9,79 @@
 
 namespace rope {
 
-// SHIFT: bits of f32's mantissa that go. BIAS: what f32's exponent exceeds the format's by. OVER: bits of the
-// f32 from which on a number is as good as infinite. LARGEST: the format's largest number.
-template <uint32_t SHIFT, uint32_t BIAS, uint32_t OVER, uint32_t LARGEST>
-struct Fp8Format {
-    static ROPE_FN uint32_t to_bits(float f) {
-        constexpr uint32_t SMALLEST_NORMAL = (BIAS + 1) << 23;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+#define ROPE_FP8(Format, instruction)                                                      \
+    struct Format {                                                                        \
+        ROPE_FN uint32_t pack(float low, float high) const {                               \
+            uint16_t pair;                                                                 \
+            asm(instruction " %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));            \
+            return pair;                                                                   \
+        }                                                                                  \
+    };
+ROPE_FP8(E4M3, "cvt.rn.satfinite.e4m3x2.f32")
+ROPE_FP8(E5M2, "cvt.rn.satfinite.e5m2x2.f32")
+#undef ROPE_FP8
+
+// `convert` with the format, each in code of its own.
+template <class Convert>
+ROPE_FN void with_fp8(bool is_e4m3, Convert convert) {
+    if (is_e4m3) {
+        convert(E4M3());
+    } else {
+        convert(E5M2());
+    }
+}
+
+#else
+
+struct Fp8 {
+    uint32_t shift;    // bits of f32's mantissa that go
+    uint32_t bias;     // what f32's exponent exceeds the format's by
+    uint32_t over;     // bits of the f32 from which on a number is as good as infinite
+    uint32_t largest;  // the format's largest number
+
+    ROPE_FN uint32_t to_bits(float f) const {
+        const uint32_t smallest_normal = (bias + 1) << 23;
         // A float whose last bit is worth the format's smallest number: adding it rounds there.
-        constexpr uint32_t UNITS = (BIAS + 1 + SHIFT) << 23;
+        const uint32_t units = (bias + 1 + shift) << 23;
         const uint32_t sign = bits_of_float(f) >> 24 & 0x80;
         const uint32_t magnitude = bits_of_float(f) & 0x7fffffff;
-        const uint32_t odd = magnitude >> SHIFT & 1;
-        const uint32_t normal = (magnitude - (BIAS << 23) + ((1u << (SHIFT - 1)) - 1) + odd) >> SHIFT;
+        const uint32_t odd = magnitude >> shift & 1;
+        const uint32_t normal = (magnitude - (bias << 23) + ((1u << (shift - 1)) - 1) + odd) >> shift;
         const uint32_t subnormal =
-            bits_of_float(add_rn(float_of_bits(magnitude), float_of_bits(UNITS))) - UNITS;
-        uint32_t bits = magnitude < SMALLEST_NORMAL ? subnormal : normal;
-        bits = sign | (magnitude >= OVER ? LARGEST : bits);
+            bits_of_float(add_rn(float_of_bits(magnitude), float_of_bits(units))) - units;
+        uint32_t bits = magnitude < smallest_normal ? subnormal : normal;
+        bits = sign | (magnitude >= over ? largest : bits);
         return magnitude > 0x7f800000 ? 0x7f : bits;
     }
-};
-
-struct E4M3 : Fp8Format<20, 120, 0x43e80000, 0x7e> {  // 464, 448
-    static ROPE_FN uint32_t pack(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-        uint16_t pair;
-        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-        return pair;
-#else
+    ROPE_FN uint32_t pack(float low, float high) const {
         return to_bits(low) | to_bits(high) << 8;
-#endif
     }
 };
 
-struct E5M2 : Fp8Format<21, 112, 0x47700000, 0x7b> {  // 61440, 57344
-    static ROPE_FN uint32_t pack(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-        uint16_t pair;
-        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-        return pair;
-#else
-        return to_bits(low) | to_bits(high) << 8;
+// `convert` with the format, in the same code: a conversion is some fifteen instructions.
+template <class Convert>
+ROPE_FN void with_fp8(bool is_e4m3, Convert convert) {
+    convert(is_e4m3 ? Fp8{20, 120, 0x43e80000, 0x7e}    // 464, 448
+                    : Fp8{21, 112, 0x47700000, 0x7b});  // 61440, 57344
+}
+
 #endif
-    }
-};
 
 // Floats as a vector of one of these.
-template <class Format, int COUNT>
-ROPE_FN Raw<COUNT> pack_fp8(const float (&f)[COUNT]) {
+template <int COUNT, class Format>
+ROPE_FN Raw<COUNT> pack_fp8(const Format& format, const float (&f)[COUNT]) {
     Raw<COUNT> raw;
     if constexpr (COUNT == 1) {
-        raw.word[0] = static_cast<uint8_t>(Format::pack(f[0], 0.0f));
+        raw.word[0] = static_cast<uint8_t>(format.pack(f[0], 0.0f));
     } else if constexpr (COUNT == 2) {
-        raw.word[0] = static_cast<uint16_t>(Format::pack(f[0], f[1]));
+        raw.word[0] = static_cast<uint16_t>(format.pack(f[0], f[1]));
     } else {
 #pragma unroll
         for (int i = 0; i < COUNT / 4; ++i) {
-            raw.word[i] = Format::pack(f[4 * i], f[4 * i + 1]) |
-                          Format::pack(f[4 * i + 2], f[4 * i + 3]) << 16;
+            raw.word[i] = format.pack(f[4 * i], f[4 * i + 1]) |
+                          format.pack(f[4 * i + 2], f[4 * i + 3]) << 16;
         }
     }
     return raw;

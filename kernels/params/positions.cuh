@@ -77,6 +77,11 @@ struct TokenPositions {
         return low;
     }
 
+    // The sequence of token t: b, or, where they are ragged, the one to be found.
+    ROPE_FN uint32_t sequence(uint32_t t, uint32_t b) const {
+        return cu_seqlens != nullptr ? sequence_of(t) : b;
+    }
+
     // A token's id, whose value waits for memory.
     template <bool GENERAL>
     ROPE_FN Ids::Halves load(uint32_t b, uint32_t s) const {

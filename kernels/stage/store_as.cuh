@@ -8,8 +8,8 @@
 namespace rope {
 
 template <class Format, class Element, bool JOINED, int BYTES>
-ROPE_FN void store_fp8(const Pairs<Element, JOINED, BYTES>& group, char* address, uint32_t partner,
-                       float inverse_scale) {
+ROPE_FN void store_fp8(const Format& format, const Pairs<Element, JOINED, BYTES>& group,
+                       char* address, uint32_t partner, float inverse_scale) {
     constexpr int COUNT = BYTES / Element::BYTES;
 #pragma unroll
     for (int i = 0; i < group.VECTORS; ++i) {
@@ -17,7 +17,7 @@ ROPE_FN void store_fp8(const Pairs<Element, JOINED, BYTES>& group, char* address
         unpack<Element, BYTES>(group.raw[i], f);
 #pragma unroll
         for (int j = 0; j < COUNT; ++j) f[j] = mul_rn(f[j], inverse_scale);
-        store<COUNT>(address + i * partner, pack_fp8<Format, COUNT>(f));
+        store<COUNT>(address + i * partner, pack_fp8<COUNT>(format, f));
     }
 }
 
@@ -28,10 +28,10 @@ ROPE_FN void store_as(Storage storage, const Pairs<Element, JOINED, BYTES>& grou
                       uint32_t first, uint32_t partner, InverseScale inverse_scale) {
     if (storage == AS_ELEMENT) {
         group.store(row + first * Element::BYTES, partner * Element::BYTES);
-    } else if (storage == AS_E4M3) {
-        store_fp8<E4M3>(group, row + first, partner, inverse_scale());
     } else {
-        store_fp8<E5M2>(group, row + first, partner, inverse_scale());
+        with_fp8(storage == AS_E4M3, [&](const auto& format) {
+            store_fp8(format, group, row + first, partner, inverse_scale());
+        });
     }
 }
 

@@ -13,8 +13,7 @@ ROPE_FN void turn(const Params& params, const TokenCoord& coord, uint32_t pair, 
     if constexpr (GENERAL) {
         const uint64_t* steps = params.steps;
         if (params.sets.ids.first != nullptr) {
-            const bool ragged = params.positions.cu_seqlens != nullptr;
-            const uint32_t sequence = ragged ? params.positions.sequence_of(coord.t) : coord.b;
+            const uint32_t sequence = params.positions.sequence(coord.t, coord.b);
             steps += static_cast<uint64_t>(params.sets.set(sequence)) * params.sets.stride;
             const uint64_t last = steps[params.sets.stride - 1];
             const float factor = float_of_bits(static_cast<uint32_t>(last));

@@ -51,7 +51,7 @@ impl<const KERNELS: usize> Functions<KERNELS> {
         let modules = modules.collect::<std::result::Result<Vec<_>, _>>()?;
         let mut table = [[std::ptr::null_mut(); Variant::COUNT]; KERNELS];
         for (kernel, functions) in Kernel::all().skip(first).zip(&mut table) {
-            for variant in Variant::all() {
+            for variant in kernel.variants() {
                 let function = modules[image_of(kernel)].function(&kernel.name(variant))?;
                 functions[variant.index()] = function;
             }

@@ -36,8 +36,8 @@ pub struct AppendWork {
     pub width: usize,
     /// Of q and k, and of v, or its parts.
     pub heads: [usize; 3],
-    /// q's and k's heads have one shape.
-    pub alike: bool,
+    /// q's and k's heads have one shape, and vectors are the widest: a thread may take heads of all three.
+    pub together: bool,
     pub tokens: usize,
     pub general: bool,
     pub pdl: Pdl,
@@ -69,7 +69,7 @@ impl AppendCut {
         }
         // Where a block for all three has work for every row.
         let kv = k.max(v);
-        let together = work.alike && k.min(v) > 0 && q >= kv;
+        let together = work.together && k.min(v) > 0 && q >= kv;
         match work.threads(multiprocessors) {
             0..=ONE_HEAD => cut(one, 8),
             threads if threads <= TWO_HEADS => cut(two, 4),
@@ -217,9 +217,9 @@ impl Planner {
         let general = is_general(&call.positions) || by_table;
         let shape =
             [0, 1].map(|i| tensors[i].map_or_else(HeadShape::default, |t| t.shape.params()));
-        let alike = shape[0] == shape[1];
+        let together = shape[0] == shape[1] && variant.is_widest();
         let (tokens, pdl) = (call.tokens(), self.pdl);
-        let work = AppendWork { width, heads, alike, tokens, general, pdl };
+        let work = AppendWork { width, heads, together, tokens, general, pdl };
         let cut = cut(&work, self.device.multiprocessors);
         let tiling = AppendTiling::of(&work, &cut);
         let pdl = work.pdl(self.device.multiprocessors);

@@ -43,8 +43,8 @@ impl Entry {
     }
 }
 
-/// One entry of norm, rotation and append, in all variants: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread
-/// takes so many heads of q, k and v together; or, where those of k and v are 0, as many of any as of q.
+/// One entry of norm, rotation and append: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread takes so many heads of
+/// q, k and v together, in the widest variants; or, where those of k and v are 0, as many of any as of q, in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
     pub heads: [usize; 3],
@@ -99,6 +99,14 @@ impl Kernel {
         plain.chain(AppendEntry::ALL.into_iter().map(Self::Append))
     }
 
+    /// Those that it is compiled in.
+    pub fn variants(self) -> impl Iterator<Item = Variant> {
+        Variant::all().filter(move |variant| match self {
+            Self::Append(entry) => !entry.is_together() || variant.is_widest(),
+            _ => true,
+        })
+    }
+
     /// Its place in a table of all of them.
     pub fn index(self) -> usize {
         Self::all().position(|kernel| kernel == self).unwrap_or(Self::COUNT - 1)
@@ -150,6 +158,11 @@ impl Variant {
         (self.dtype as usize * 2 + usize::from(self.joined)) * 4 + self.bytes.ilog2() as usize - 1
     }
 
+    /// Whether no vector of its order is wider.
+    pub fn is_widest(self) -> bool {
+        Self::of(self.dtype, self.joined).next() == Some(self)
+    }
+
     /// Channel pairs that one thread takes.
     pub fn pairs(self) -> usize {
         self.bytes / self.dtype.size() / if self.joined { 2 } else { 1 }
@@ -195,12 +208,13 @@ mod tests {
         let mut places = [false; Variant::COUNT];
         for (i, kernel) in Kernel::all().enumerate() {
             assert_eq!(kernel.index(), i);
-            names.extend(Variant::all().map(|variant| kernel.name(variant)));
+            names.extend(kernel.variants().map(|variant| kernel.name(variant)));
         }
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        assert_eq!(names.len(), Kernel::COUNT * 17);
+        // Of the two entries for three tensors the widest: of three types in two orders.
+        assert_eq!(names.len(), (Kernel::COUNT - 2) * 17 + 2 * 6);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }
 

@@ -88,13 +88,15 @@ const Kernel KERNELS[] = {
                  *static_cast<const rope::RotateParams*>(block.params), at);                \
          });                                                                                \
      }},
-#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, name, Q, K, GENERAL)
+#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, ROTATE, name, Q, K, GENERAL)
     ROPE_ENTRIES(ROTATE_ENTRY)
 #define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL) \
     {#name "_" #element "_" #order "_" #BYTES,                                 \
      append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
-#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(APPEND, name, Q, K, V, GENERAL)
-    ROPE_APPEND_ENTRIES(APPEND_ENTRY)
+#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(APPEND, APPEND, name, Q, K, V, GENERAL)
+#define WIDE_ENTRY(name, Q, K, V, GENERAL) \
+    ROPE_VARIANTS(APPEND, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
+    ROPE_APPEND_ENTRIES(APPEND_ENTRY, WIDE_ENTRY)
 #define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
     {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
          block.each([&](const rope::Thread& at, size_t) {                     \
@@ -102,7 +104,7 @@ const Kernel KERNELS[] = {
                  *static_cast<const rope::CosSinParams*>(block.params), at);  \
          });                                                                  \
      }},
-    ROPE_VARIANTS(COS_SIN, cos_sin)
+    ROPE_VARIANTS(COS_SIN, COS_SIN, cos_sin)
 };
 
 struct Field {
