@@ -1,8 +1,15 @@
-//! Compiles `kernels/*.cu` with nvcc, where the `cuda` feature is on.
+//! The kernels' machine code, where the `cuda` feature is on: what the package brings along, or what nvcc makes of
+//! `kernels/*.cu`.
 
+#[cfg(feature = "cuda")]
+#[path = "build/compiled.rs"]
+mod compiled;
 #[cfg(feature = "cuda")]
 #[path = "build/fatbin.rs"]
 mod fatbin;
+#[cfg(feature = "cuda")]
+#[path = "build/kernels.rs"]
+mod kernels;
 #[cfg(feature = "bench")]
 #[path = "build/peers.rs"]
 mod peers;
@@ -17,51 +24,94 @@ fn main() {
         return;
     }
     #[cfg(feature = "cuda")]
-    match kernels() {
-        Ok(folder) => println!("cargo:rustc-env=CONDENSED_ROPE_KERNELS={}", folder.display()),
-        Err(message) => {
-            // The whole of it, without a panic's backtrace.
-            println!("cargo:warning={}", message.lines().next().unwrap_or_default());
-            eprintln!("{message}");
-            std::process::exit(1);
-        }
+    if let Err(message) = cuda::build() {
+        // The whole of it, without a panic's backtrace.
+        println!("cargo:warning={}", message.lines().next().unwrap_or_default());
+        eprintln!("{message}");
+        std::process::exit(1);
     }
 }
 
-/// The folder of the fat binaries.
 #[cfg(feature = "cuda")]
-fn kernels() -> Result<std::path::PathBuf, String> {
-    for path in ["kernels", "build"] {
-        println!("cargo:rerun-if-changed={path}");
-    }
-    for variable in
-        ["NVCC", "PATH", "CUDA_HOME", "CUDA_PATH", "DOCS_RS", "NVCC_CCBIN", "FLASHINFER"]
-    {
-        println!("cargo:rerun-if-env-changed={variable}");
-    }
-    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    if std::env::var_os("DOCS_RS").is_some() {
-        // Documentation needs the names, not the code.
-        for name in fatbin::KERNELS {
-            let path = out.join(name).with_extension("fatbin");
-            std::fs::write(&path, "").map_err(|error| format!("{}: {error}", path.display()))?;
+mod cuda {
+    use std::env;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use crate::compiled::{Compiled, PREBUILT, fat_binary};
+    use crate::toolkit::{self, Nvcc, variable};
+    use crate::{fatbin, kernels};
+
+    const SOURCES: &str = "kernels";
+
+    /// Tells the crate which fat binaries it includes, and what it knows of them.
+    pub fn build() -> Result<(), String> {
+        for path in [SOURCES, "build", PREBUILT] {
+            // cargo takes a path that is not there for one that has changed.
+            if Path::new(path).exists() {
+                println!("cargo:rerun-if-changed={path}");
+            }
         }
-        return Ok(out);
+        for variable in ["NVCC", "DOCS_RS"] {
+            println!("cargo:rerun-if-env-changed={variable}");
+        }
+        let (folder, compiled) = kernels()?;
+        let Compiled { release: (major, minor), by, .. } = compiled;
+        for (key, value) in [
+            ("KERNELS", folder.display().to_string()),
+            ("COMPILER", by),
+            ("CUDA_MAJOR", major.to_string()),
+            ("CUDA_MINOR", minor.to_string()),
+        ] {
+            println!("cargo:rustc-env=CONDENSED_ROPE_{key}={value}");
+        }
+        Ok(())
     }
-    let places = toolkit::PLACES;
-    let nvcc = toolkit::Nvcc::find()?.ok_or_else(|| {
-        format!(
-            "the `cuda` feature needs nvcc, and none was found: looked at {places}. Set NVCC to its \
-             path, run `cargo xtask demo` in the repository (it installs nvcc from PyPI), or build \
-             with --no-default-features"
-        )
-    })?;
-    // "V13.0.88", of its line "release 13.0, V13.0.88".
-    let word = |word: &&str| word.starts_with('V') && word.contains('.');
-    let build = nvcc.version.split_whitespace().find(word).unwrap_or_default();
-    println!("cargo:rustc-env=CONDENSED_ROPE_NVCC={build}");
-    let folder = fatbin::build(&nvcc, std::path::Path::new("kernels"), &out)?;
-    #[cfg(feature = "bench")]
-    peers::build(&nvcc, &folder)?;
-    Ok(folder)
+
+    /// The folder of the fat binaries: `prebuilt/`, unless `NVCC` asks for its own or the sources are others.
+    fn kernels() -> Result<(PathBuf, Compiled), String> {
+        let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+        let digest = kernels::digest(Path::new(SOURCES))?;
+        let found = Compiled::read(Path::new(PREBUILT));
+        let fits = found.as_ref().is_some_and(|found| found.digest == digest);
+        // Benches measure what is compiled here, and need nvcc for what they compare with.
+        let asked = variable("NVCC").is_some() || cfg!(feature = "bench");
+        if let Some(found) = found.filter(|_| fits && !asked) {
+            println!("kernels: prebuilt by {}", found.by);
+            return Ok((here.join(PREBUILT), found));
+        }
+        let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+        if env::var_os("DOCS_RS").is_some() {
+            // Documentation needs the names, not the code.
+            for name in kernels::KERNELS {
+                let path = fat_binary(&out, name);
+                fs::write(&path, "").map_err(|error| kernels::failed(&path, &error))?;
+            }
+            return Ok((out, Compiled { digest, release: (0, 0), by: "nothing".to_owned() }));
+        }
+        for variable in ["PATH", "CUDA_HOME", "CUDA_PATH", "NVCC_CCBIN", "FLASHINFER"] {
+            println!("cargo:rerun-if-env-changed={variable}");
+        }
+        let why = match (asked, Path::new(PREBUILT).exists()) {
+            (true, _) => "as asked for",
+            (false, true) => "prebuilt/ is of other sources or not whole",
+            (false, false) => {
+                "there is no prebuilt/, which packages have and a git checkout has not"
+            }
+        };
+        let nvcc = Nvcc::find()?.ok_or_else(|| {
+            format!(
+                "the `cuda` feature needs compiled kernels or nvcc. The kernels: {why}. nvcc: looked at {}. Use the \
+                 published package, which brings them along; or set NVCC to nvcc's path; or build with \
+                 --no-default-features. In the repository `cargo xtask package` compiles them, and `cargo xtask \
+                 demo` installs nvcc from PyPI",
+                toolkit::PLACES
+            )
+        })?;
+        println!("kernels: compiled by {} ({why})", nvcc.path.display());
+        let (folder, compiled) = fatbin::build(&nvcc, Path::new(SOURCES), &out)?;
+        #[cfg(feature = "bench")]
+        crate::peers::build(&nvcc, &folder)?;
+        Ok((folder, compiled))
+    }
 }

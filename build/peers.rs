@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fatbin::FLAGS;
+use crate::kernels::FLAGS;
 use crate::toolkit::{Nvcc, variable};
 
 /// Which of the two a second process of this script is to build.

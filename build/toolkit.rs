@@ -52,17 +52,18 @@ impl Nvcc {
         let output = Command::new(&path).arg("--version").output().map_err(said)?;
         let version = String::from_utf8_lossy(&output.stdout).into_owned();
         let nvcc = Self { path, version };
-        if output.status.success() && nvcc.release().is_some() {
+        if output.status.success() && nvcc.build().is_some() {
             return Ok(nvcc);
         }
         let first = nvcc.version.lines().next().unwrap_or_default();
         Err(format!("`--version` names no release (it said \"{first}\")"))
     }
 
-    /// "13.0", of its line "release 13.0".
-    pub fn release(&self) -> Option<&str> {
+    /// "13.0.88", of its line "release 13.0, V13.0.88".
+    pub fn build(&self) -> Option<&str> {
         let (_, rest) = self.version.split_once("release ")?;
-        let number = rest.split([',', ' ', '\n']).next()?;
+        let (_, rest) = rest.split_once(", V")?;
+        let number = rest.split_whitespace().next()?;
         number.starts_with(|c: char| c.is_ascii_digit()).then_some(number)
     }
 }

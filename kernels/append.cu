@@ -11,5 +11,5 @@
             params, rope::this_thread(), shared);                                          \
     }
 #define ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(KERNEL, KERNEL, name, Q, K, V, GENERAL)
-#define WIDE(name, Q, K, V, GENERAL) ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
-ROPE_APPEND_ENTRIES(ENTRY, WIDE)
+#define FAST(name, Q, K, V, GENERAL) ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
+ROPE_APPEND_ENTRIES(ENTRY, FAST)

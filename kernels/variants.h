@@ -1,27 +1,27 @@
 // Every kernel variant, in one table: (element name, Element, order, JOINED, vector BYTES) and what is passed along, to
-// WIDE where the vector is the widest there is, else to NARROW.
+// FAST where that is the widest vector of a 16-bit type, as in nearly every call of an engine, else to OTHER.
 //
 // The host picks by element type, pairing and alignment: the widest vector that divides every
 // address and every run of pairs. Split vectors of one element fit anything. No variant takes more
 // than four pairs: wider 16-bit vectors were slower at nearly every size, for want of threads.
-#define ROPE_VARIANTS(WIDE, NARROW, ...)             \
-    WIDE(f32, F32, split, false, 16, __VA_ARGS__)    \
-    NARROW(f32, F32, split, false, 8, __VA_ARGS__)   \
-    NARROW(f32, F32, split, false, 4, __VA_ARGS__)   \
-    WIDE(f32, F32, joined, true, 16, __VA_ARGS__)    \
-    NARROW(f32, F32, joined, true, 8, __VA_ARGS__)   \
-    WIDE(f16, F16, split, false, 8, __VA_ARGS__)     \
-    NARROW(f16, F16, split, false, 4, __VA_ARGS__)   \
-    NARROW(f16, F16, split, false, 2, __VA_ARGS__)   \
-    WIDE(f16, F16, joined, true, 16, __VA_ARGS__)    \
-    NARROW(f16, F16, joined, true, 8, __VA_ARGS__)   \
-    NARROW(f16, F16, joined, true, 4, __VA_ARGS__)   \
-    WIDE(bf16, BF16, split, false, 8, __VA_ARGS__)   \
-    NARROW(bf16, BF16, split, false, 4, __VA_ARGS__) \
-    NARROW(bf16, BF16, split, false, 2, __VA_ARGS__) \
-    WIDE(bf16, BF16, joined, true, 16, __VA_ARGS__)  \
-    NARROW(bf16, BF16, joined, true, 8, __VA_ARGS__) \
-    NARROW(bf16, BF16, joined, true, 4, __VA_ARGS__)
+#define ROPE_VARIANTS(FAST, OTHER, ...)             \
+    OTHER(f32, F32, split, false, 16, __VA_ARGS__)  \
+    OTHER(f32, F32, split, false, 8, __VA_ARGS__)   \
+    OTHER(f32, F32, split, false, 4, __VA_ARGS__)   \
+    OTHER(f32, F32, joined, true, 16, __VA_ARGS__)  \
+    OTHER(f32, F32, joined, true, 8, __VA_ARGS__)   \
+    FAST(f16, F16, split, false, 8, __VA_ARGS__)    \
+    OTHER(f16, F16, split, false, 4, __VA_ARGS__)   \
+    OTHER(f16, F16, split, false, 2, __VA_ARGS__)   \
+    FAST(f16, F16, joined, true, 16, __VA_ARGS__)   \
+    OTHER(f16, F16, joined, true, 8, __VA_ARGS__)   \
+    OTHER(f16, F16, joined, true, 4, __VA_ARGS__)   \
+    FAST(bf16, BF16, split, false, 8, __VA_ARGS__)  \
+    OTHER(bf16, BF16, split, false, 4, __VA_ARGS__) \
+    OTHER(bf16, BF16, split, false, 2, __VA_ARGS__) \
+    FAST(bf16, BF16, joined, true, 16, __VA_ARGS__) \
+    OTHER(bf16, BF16, joined, true, 8, __VA_ARGS__) \
+    OTHER(bf16, BF16, joined, true, 4, __VA_ARGS__)
 
 // And every entry of a rotation: ENTRY(name, Q, K, GENERAL), whose thread takes Q heads of q together
 // with K heads of k, or, where K is 0, Q heads of either.
@@ -35,13 +35,13 @@
     ENTRY(rotate_general_2_1, 2, 1, true)
 
 // And every entry of norm, rotation and append: ENTRY(name, Q, K, V, GENERAL), whose thread takes Q heads of q, K of k and V
-// of v, or, where K and V are 0, Q heads of any. WIDE: of the widest vectors alone, since three tensors' bodies are half of
-// all the code, and narrow vectors are never the fast ones.
-#define ROPE_APPEND_ENTRIES(ENTRY, WIDE) \
+// of v, or, where K and V are 0, Q heads of any. FAST: in those variants alone, since three tensors' bodies would be half of
+// all the code.
+#define ROPE_APPEND_ENTRIES(ENTRY, FAST) \
     ENTRY(append_1, 1, 0, 0, false)      \
     ENTRY(append_2, 2, 0, 0, false)      \
-    WIDE(append_2_1_1, 2, 1, 1, false)   \
-    WIDE(append_4_1_1, 4, 1, 1, false)   \
+    FAST(append_2_1_1, 2, 1, 1, false)   \
+    FAST(append_4_1_1, 4, 1, 1, false)   \
     ENTRY(append_general_2, 2, 0, 0, true)
 
 // The kernels are named <entry>_<element>_<order>_<bytes>; the table's entry is cos_sin.

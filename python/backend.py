@@ -1,30 +1,26 @@
-"""maturin's hooks, with an nvcc: `NVCC`, the one in PATH, or the build requirement's."""
+"""maturin's hooks. The kernels are the compiled ones of `cargo xtask package` where they are there; else `NVCC`'s, or those of an
+nvcc in PATH, into which the build requirement's comes last."""
 
 import importlib.util
 import os
-import shutil
 from pathlib import Path
 
 from maturin import *  # noqa: F403
 import maturin
 
 
-def _find_nvcc():
-    if os.environ.get("NVCC") or shutil.which("nvcc"):
-        return
+def _add_nvcc():
     spec = importlib.util.find_spec("nvidia.cu13")
-    for folder in spec.submodule_search_locations if spec else []:
-        nvcc = Path(folder) / "bin" / "nvcc"
-        if nvcc.exists():
-            os.environ["NVCC"] = str(nvcc)
-            return
+    folders = spec.submodule_search_locations if spec else []
+    paths = [os.environ.get("PATH", ""), *(str(Path(folder) / "bin") for folder in folders)]
+    os.environ["PATH"] = os.pathsep.join(paths)
 
 
 def build_wheel(*args, **kwargs):
-    _find_nvcc()
+    _add_nvcc()
     return maturin.build_wheel(*args, **kwargs)
 
 
 def build_editable(*args, **kwargs):
-    _find_nvcc()
+    _add_nvcc()
     return maturin.build_editable(*args, **kwargs)

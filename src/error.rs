@@ -414,6 +414,14 @@ errors! {
         /// What it is.
         given: usize,
     } => "{tensor}: {what} must be {expected}: given {given}";
+    /// The driver is of an older CUDA release than the kernels were compiled for.
+    54 DriverTooOld {
+        /// The CUDA release that the driver must be of, at least.
+        expected: (i32, i32),
+        /// The driver's.
+        given: (i32, i32),
+    } => "kernels need a driver of CUDA {}.{} or newer: given one of {}.{}", expected.0, expected.1,
+        given.0, given.1;
 }
 
 /// `Result` with this crate's [`Error`].

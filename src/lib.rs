@@ -46,7 +46,7 @@
 //!
 //! # Features
 //!
-//! `cuda` (default): the GPU backend; nvcc to build, a driver to run. `config`: `config.json` and GGUF. `tch`: reference
+//! `cuda` (default): the GPU backend, with the kernels compiled; a driver to run. `config`: `config.json` and GGUF. `tch`: reference
 //! flows and rotation of tensors; libtorch. `nvtx`: NVTX ranges around calls. `bench`, `peers`: for this
 //! crate's own benches.
 //!
@@ -87,7 +87,7 @@ pub use frequencies::{
 pub use limits::MAX_HEAD_DIM;
 pub use plan::Pdl;
 
-/// The README's example is compiled, and run where it can be.
-#[cfg(doctest)]
+/// The README's example is compiled.
+#[cfg(all(doctest, feature = "cuda"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

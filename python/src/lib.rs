@@ -24,6 +24,7 @@ fn raised(error: Error) -> PyErr {
         Error::NoDriver
         | Error::NoDevice { .. }
         | Error::DeviceTooOld { .. }
+        | Error::DriverTooOld { .. }
         | Error::Driver { .. }
         | Error::StreamCapturing { .. } => PyRuntimeError::new_err(message),
         _ => PyValueError::new_err(message),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::context::{Current, OutsideCaptures, borrowed, driver, library};
@@ -16,7 +16,23 @@ use crate::{Error, Result};
 const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
 const APPEND: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/append.fatbin"));
 const COS_SIN: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/cos_sin.fatbin"));
-const OLDEST: (i32, i32) = (7, 5);
+const OLDEST_DEVICE: (i32, i32) = (7, 5);
+/// The CUDA release that their PTX is of. Drivers from its major version on run its machine code, and translate its PTX
+/// from itself on.
+const RELEASE: (i32, i32) =
+    (number(env!("CONDENSED_ROPE_CUDA_MAJOR")), number(env!("CONDENSED_ROPE_CUDA_MINOR")));
+
+/// What compiled the kernels that this build includes: `"nvcc 12.4.131, ptxas 12.9.86"`, say.
+pub const COMPILER: &str = env!("CONDENSED_ROPE_COMPILER");
+
+const fn number(digits: &str) -> i32 {
+    let (mut value, mut i) = (0, 0);
+    while i < digits.len() {
+        value = 10 * value + (digits.as_bytes()[i] - b'0') as i32;
+        i += 1;
+    }
+    value
+}
 
 /// The kernels, loaded into one context. Cheap to clone: load them once a context, and make all ropes of them.
 #[derive(Clone)]
@@ -76,13 +92,18 @@ impl Kernels {
     /// code, longer where the driver must compile their PTX. Leaves the caller's context current.
     ///
     /// # Errors
-    /// [`Error::DeviceTooOld`] below compute capability 7.5; or [`Error::Driver`].
+    /// [`Error::DeviceTooOld`] below compute capability 7.5; [`Error::DriverTooOld`] where the driver is of an older
+    /// CUDA than the kernels; or [`Error::Driver`].
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
         const DOING: &str = "loading the kernels";
         let loading = driver(DOING);
         let capability = context.compute_capability().map_err(&loading)?;
-        if capability < OLDEST {
-            return Err(Error::DeviceTooOld { expected: OLDEST, given: capability });
+        if capability < OLDEST_DEVICE {
+            return Err(Error::DeviceTooOld { expected: OLDEST_DEVICE, given: capability });
+        }
+        let (driver_release, oldest) = (driver_release().map_err(&loading)?, (RELEASE.0, 0));
+        if driver_release < oldest {
+            return Err(Error::DriverTooOld { expected: oldest, given: driver_release });
         }
         let attribute = |attribute| context.attribute(attribute).map_err(&loading);
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -92,7 +113,7 @@ impl Kernels {
         let plain = Functions::load(context, 0, &[ROTATE, COS_SIN], |kernel| {
             usize::from(kernel == Kernel::CosSin)
         });
-        let plain = plain.map_err(&loading)?;
+        let plain = plain.map_err(refused(DOING))?;
         let device = DeviceProps {
             multiprocessors: multiprocessors.max(1) as usize,
             l2_bytes: l2_bytes.max(0) as usize,
@@ -115,13 +136,13 @@ impl Kernels {
         if let Some(functions) = append.get() {
             return Ok(functions);
         }
-        let loading = driver("loading the kernels of norm, rotation and append");
-        let _current = Current::enter(context).map_err(&loading)?;
+        const DOING: &str = "loading the kernels of norm, rotation and append";
+        let _current = Current::enter(context).map_err(driver(DOING))?;
         let _relaxed = OutsideCaptures::enter();
         let functions = Functions::load(context, Kernel::PLAIN, &[APPEND], |_| 0);
         // Of two threads' the first one stays.
         Ok(append.get_or_init({
-            let functions = functions.map_err(&loading)?;
+            let functions = functions.map_err(refused(DOING))?;
             || functions
         }))
     }
@@ -219,6 +240,24 @@ impl Kernels {
         unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }
             .result()
             .map_err(driver("launching"))
+    }
+}
+
+/// The CUDA release that the driver is of.
+fn driver_release() -> std::result::Result<(i32, i32), DriverError> {
+    let mut version = 0;
+    // SAFETY: a number to write to.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+/// A module that the driver would not load, which may be PTX that it is too old for.
+fn refused(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| match (error.0, driver_release()) {
+        (CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION, Ok(given)) if given < RELEASE => {
+            Error::DriverTooOld { expected: RELEASE, given }
+        }
+        _ => driver(doing)(error),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct AppendWork {
     pub width: usize,
     /// Of q and k, and of v, or its parts.
     pub heads: [usize; 3],
-    /// q's and k's heads have one shape, and vectors are the widest: a thread may take heads of all three.
+    /// q's and k's heads have one shape, and the variant is a fast one: a thread may take heads of all three.
     pub together: bool,
     pub tokens: usize,
     pub general: bool,
@@ -217,7 +217,7 @@ impl Planner {
         let general = is_general(&call.positions) || by_table;
         let shape =
             [0, 1].map(|i| tensors[i].map_or_else(HeadShape::default, |t| t.shape.params()));
-        let together = shape[0] == shape[1] && variant.is_widest();
+        let together = shape[0] == shape[1] && variant.is_fast();
         let (tokens, pdl) = (call.tokens(), self.pdl);
         let work = AppendWork { width, heads, together, tokens, general, pdl };
         let cut = cut(&work, self.device.multiprocessors);

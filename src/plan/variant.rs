@@ -44,7 +44,7 @@ impl Entry {
 }
 
 /// One entry of norm, rotation and append: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread takes so many heads of
-/// q, k and v together, in the widest variants; or, where those of k and v are 0, as many of any as of q, in all of them.
+/// q, k and v together, in the fast variants; or, where those of k and v are 0, as many of any as of q, in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
     pub heads: [usize; 3],
@@ -102,7 +102,7 @@ impl Kernel {
     /// Those that it is compiled in.
     pub fn variants(self) -> impl Iterator<Item = Variant> {
         Variant::all().filter(move |variant| match self {
-            Self::Append(entry) => !entry.is_together() || variant.is_widest(),
+            Self::Append(entry) => !entry.is_together() || variant.is_fast(),
             _ => true,
         })
     }
@@ -158,9 +158,9 @@ impl Variant {
         (self.dtype as usize * 2 + usize::from(self.joined)) * 4 + self.bytes.ilog2() as usize - 1
     }
 
-    /// Whether no vector of its order is wider.
-    pub fn is_widest(self) -> bool {
-        Self::of(self.dtype, self.joined).next() == Some(self)
+    /// Whether it is the widest of a 16-bit type: those have every entry.
+    pub fn is_fast(self) -> bool {
+        self.dtype.size() == 2 && Self::of(self.dtype, self.joined).next() == Some(self)
     }
 
     /// Channel pairs that one thread takes.
@@ -213,8 +213,8 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        // Of the two entries for three tensors the widest: of three types in two orders.
-        assert_eq!(names.len(), (Kernel::COUNT - 2) * 17 + 2 * 6);
+        // Of the two entries for three tensors the fast variants: of two types in two orders.
+        assert_eq!(names.len(), (Kernel::COUNT - 2) * 17 + 2 * 4);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }
 

@@ -94,9 +94,9 @@ const Kernel KERNELS[] = {
     {#name "_" #element "_" #order "_" #BYTES,                                 \
      append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
 #define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(APPEND, APPEND, name, Q, K, V, GENERAL)
-#define WIDE_ENTRY(name, Q, K, V, GENERAL) \
+#define FAST_ENTRY(name, Q, K, V, GENERAL) \
     ROPE_VARIANTS(APPEND, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
-    ROPE_APPEND_ENTRIES(APPEND_ENTRY, WIDE_ENTRY)
+    ROPE_APPEND_ENTRIES(APPEND_ENTRY, FAST_ENTRY)
 #define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
     {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
          block.each([&](const rope::Thread& at, size_t) {                     \

@@ -1,22 +1,20 @@
 //! The C library where C programs look for it: `lib/`, `include/` and `lib/pkgconfig/` of a prefix.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::toolchain::{self, Tool};
-use crate::{Result, run};
+use crate::{Result, package, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub fn install(prefix: &str) -> Result<()> {
-    let nvcc = toolchain::nvcc()?;
+    package::prebuild()?;
     run::step("building the C library, with CUDA");
     let mut build =
         run::cargo(&["build", "--release", "-p", "condensed-rope-capi", "--features", "cuda"]);
-    nvcc.put_in(&mut build);
     run::check(&mut build)?;
     let root = run::root();
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    let target = run::target();
     let prefix = std::path::absolute(prefix).map_err(|error| format!("{prefix}: {error}"))?;
     let (lib, include) = (prefix.join("lib"), prefix.join("include"));
     let packages = lib.join("pkgconfig");

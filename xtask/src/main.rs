@@ -3,9 +3,14 @@
 mod bench;
 mod bundle;
 mod candle;
+#[path = "../../build/compiled.rs"]
+mod compiled;
 mod figures;
 mod install;
+#[path = "../../build/kernels.rs"]
+mod kernels;
 mod mutants;
+mod package;
 #[path = "../../cli/src/plot.rs"]
 mod plot;
 mod python;
@@ -34,6 +39,8 @@ cargo xtask bench     GPU times against the memory limit and peers, host and CPU
 cargo xtask bench --table FILE    the ratios of a bench file
 cargo xtask bench --compare FILE FILE    how far two runs are apart
 cargo xtask figures   docs/*.svg, from benches/results
+cargo xtask package   the published crate, with kernels compiled for drivers of CUDA 12 and 13 (in prebuilt/, which
+                      other builds here take from then on), and programs that use it from folders of their own
 cargo xtask bundle    tests, bench and demo in target/bundle, for a GPU machine without cargo
 cargo xtask candle check    condensed-rope-candle's CUDA arms through clippy, without a toolkit
 cargo xtask candle model    the paths of SmolLM2-135M-Instruct and a long text, fetched where they are not there yet
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         ["transformers", releases @ ..] => python::matrix(releases),
         ["install", "--prefix", prefix] => install::install(prefix),
         ["figures"] => figures::figures(),
+        ["package"] => package::package(),
         ["bundle"] => bundle::bundle(),
         ["candle", "check"] => candle::check(),
         ["candle", "model"] => candle::model().map(drop),

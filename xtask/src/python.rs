@@ -30,7 +30,7 @@ fn package() -> Result<PathBuf> {
             }
         }
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    let target = run::target();
     let extension = package.join("condensed_rope/_core.abi3.so");
     fs::copy(target.join("debug/lib_core.so"), extension).map_err(failed)?;
     Ok(package)

@@ -45,16 +45,21 @@ pub fn nvcc() -> Result<Nvcc> {
     let nvcc = match Nvcc::find()? {
         Some(nvcc) => nvcc,
         None => {
-            let folder = install("nvcc-13.0.88", &NVCC_PACKAGES, "nvcc 13.0.88, 300 MB")?;
-            let path = folder.join("nvidia/cu13/bin/nvcc");
+            let folder = pypi_toolkit()?;
+            let path = folder.join("bin/nvcc");
             Nvcc::ask(&path).map_err(|why| {
                 let (path, folder) = (path.display(), folder.display());
                 format!("{path}: {why}; remove {folder} to try again")
             })?
         }
     };
-    eprintln!("nvcc: {} ({})", nvcc.path.display(), nvcc.release().unwrap_or("of no release"));
+    eprintln!("nvcc: {} ({})", nvcc.path.display(), nvcc.build().unwrap_or("of no release"));
     Ok(nvcc)
+}
+
+/// CUDA 13.0's nvcc, its assembler, packer and headers, from PyPI.
+pub fn pypi_toolkit() -> Result<PathBuf> {
+    Ok(install("nvcc-13.0.88", &NVCC_PACKAGES, "nvcc 13.0.88, 300 MB")?.join("nvidia/cu13"))
 }
 
 /// A folder with libtorch's include/ and lib/.
@@ -177,26 +182,36 @@ fn cache() -> Result<PathBuf> {
     std::path::absolute(&folder).map_err(|error| format!("{}: {error}", folder.display()))
 }
 
-/// Installs packages into a folder of the cache, once: into a folder of this process's own, which takes its
-/// name when it is whole. Who comes second finds the first one's.
-fn install(name: &str, packages: &[&str], what: &str) -> Result<PathBuf> {
+/// Installs packages of PyPI into a folder of the cache, once.
+pub fn install(name: &str, packages: &[&str], what: &str) -> Result<PathBuf> {
+    install_with(name, &format!("{what}, from PyPI"), |folder| {
+        let pip = pip()?;
+        let mut command = Command::new(&pip[0]);
+        command.args(&pip[1..]).args(["install", "--no-compile", "--disable-pip-version-check"]);
+        run::check(command.arg("--target").arg(folder).args(packages))
+    })
+}
+
+/// Fills a folder of the cache, once: a folder of this process's own, which takes its name when it is whole. Who comes
+/// second finds the first one's.
+pub fn install_with(
+    name: &str,
+    what: &str,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let folder = cache()?.join(name);
     if folder.join(".complete").exists() {
         return Ok(folder);
     }
-    run::step(&format!("installing {what}, from PyPI into {}", folder.display()));
+    run::step(&format!("installing {what}, into {}", folder.display()));
     let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     let own = cache()?.join(format!(".{name}.{}", std::process::id()));
     let _ = fs::remove_dir_all(&own);
     fs::create_dir_all(&own).map_err(|error| failed(&own, error))?;
     let start = Instant::now();
-    let pip = pip()?;
-    let mut command = Command::new(&pip[0]);
-    command.args(&pip[1..]).args(["install", "--no-compile", "--disable-pip-version-check"]);
-    command.arg("--target").arg(&own).args(packages);
-    let installed = run::check(&mut command).and_then(|()| {
+    let installed = fill(&own).and_then(|()| {
         let complete = own.join(".complete");
-        fs::write(&complete, packages.join("\n")).map_err(|error| failed(&complete, error))
+        fs::write(&complete, what).map_err(|error| failed(&complete, error))
     });
     if let Err(error) = installed {
         let _ = fs::remove_dir_all(&own);
