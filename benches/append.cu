@@ -31,7 +31,7 @@ __device__ __forceinline__ Half to_e4m3(const Vector& vector) {
         const auto two = [&](int word) {
             const float low = __uint_as_float(vector.word[word] << 16);
             const float high = __uint_as_float(vector.word[word] & 0xffff0000u);
-            return rope::E4M3::pack(low, high);
+            return rope::E4M3().pack(low, high);
         };
         bytes.word[i] = two(2 * i) | two(2 * i + 1) << 16;
     }
@@ -177,7 +177,7 @@ __device__ __forceinline__ void warp_a_head(const Work& work, bool early) {
         for (int i = 0; i < OWN; i += 2) {
             const float low = __bfloat162float(elements[i]), high = __bfloat162float(elements[i + 1]);
             *reinterpret_cast<uint16_t*>(cache + within / 2 + i) =
-                static_cast<uint16_t>(rope::E4M3::pack(low, high));
+                static_cast<uint16_t>(rope::E4M3().pack(low, high));
         }
     } else {
         *reinterpret_cast<Own*>(cache + within) = raw;

@@ -120,3 +120,24 @@ extern "C" __global__ void candle_rope(const __nv_bfloat16* src, const __nv_bflo
     dst[i1] = __hsub(__hmul(src[i1], c), __hmul(src[i2], s));
     dst[i2] = __hadd(__hmul(src[i1], s), __hmul(src[i2], c));
 }
+
+// The cut of vLLM's `rotary_embedding`: a block a token, a thread a pair of one head after another, ids of i64, a row of
+// cosines and sines in the tensor's type a position, products in that type.
+extern "C" __global__ void vllm_rope(const int64_t* ids, __nv_bfloat16* q, __nv_bfloat16* k,
+                                     const __nv_bfloat16* table, uint32_t dim, uint32_t q_heads,
+                                     uint32_t k_heads) {
+    const uint32_t pairs = dim / 2;
+    const __nv_bfloat16* cos = table + ids[blockIdx.x] * dim;
+    const __nv_bfloat16* sin = cos + pairs;
+    const auto rotate = [&](__nv_bfloat16* row, uint32_t heads) {
+        for (uint32_t i = threadIdx.x; i < heads * pairs; i += blockDim.x) {
+            const uint32_t pair = i % pairs;
+            __nv_bfloat16* x = row + i / pairs * dim + pair;
+            const __nv_bfloat16 c = __ldg(cos + pair), s = __ldg(sin + pair), a = x[0], b = x[pairs];
+            x[0] = __hsub(__hmul(a, c), __hmul(b, s));
+            x[pairs] = __hadd(__hmul(b, c), __hmul(a, s));
+        }
+    };
+    rotate(q + uint64_t(blockIdx.x) * q_heads * dim, q_heads);
+    rotate(k + uint64_t(blockIdx.x) * k_heads * dim, k_heads);
+}

@@ -40,6 +40,7 @@ pub struct Device {
     limit: Limit,
     empty: CudaFunction,
     candle: CudaFunction,
+    vllm: CudaFunction,
     _memory: (CudaSlice<u8>, CudaSlice<i64>, [CudaSlice<i32>; 2]),
 }
 
@@ -98,6 +99,7 @@ impl Device {
         Ok(Self {
             empty: module.load_function("empty")?,
             candle: module.load_function("candle_rope")?,
+            vllm: module.load_function("vllm_rope")?,
             limit: Limit::load(&module)?,
             kernels,
             pool,
@@ -195,15 +197,21 @@ impl Device {
                 let prepare = || |i| launch(replays.address(i));
                 self.measure(case, name, pdl, &replays, criterion, rows, prepare);
             };
-            measure("ours", false, &|at| self.rotate(&rope, case, at));
+            let ids = self.positions(case);
+            measure("ours", false, &|at| self.rotate(&rope, case, ids, at));
             if plain && case.tokens <= 32_768 {
-                measure("ours", true, &|at| self.rotate(&early, case, at));
+                measure("ours", true, &|at| self.rotate(&early, case, ids, at));
+                // As those that are given tables in the tokens' order.
+                let consecutive = Positions::consecutive(0);
+                measure("ours_no_ids", false, &|at| self.rotate(&rope, case, consecutive, at));
+                measure("ours_no_ids", true, &|at| self.rotate(&early, case, consecutive, at));
             }
             if cache == Cache::WrittenClosed {
                 continue;
             }
             if peers::candle_can(case) {
                 measure("candle", false, &|at| peers::candle(self, &self.candle, case, at));
+                measure("vllm", false, &|at| peers::vllm(self, &self.vllm, case, at));
             }
             for &(name, table) in peers::flashinfer_ways(case) {
                 measure(name, false, &|at| peers::flashinfer(self, case, at, table));
@@ -215,7 +223,20 @@ impl Device {
         }
     }
 
-    fn rotate(&self, rope: &Rope, case: &Case, address: u64) {
+    /// Ids of i64, as many as the case needs.
+    fn positions(&self, case: &Case) -> Positions<RawIds> {
+        let ids = |len| RawIds::new(IndexType::I64, self.ids, len);
+        match case.op {
+            Op::Axes => {
+                let sections = Sections::blocks([16, 24, 24]).expect("the pairs of 128 channels");
+                Positions::axes(ids(3 * case.tokens), sections)
+            }
+            Op::Sets => Positions::ids(ids(case.tokens)).with_sets(ids(1)),
+            _ => Positions::ids(ids(case.tokens)),
+        }
+    }
+
+    fn rotate(&self, rope: &Rope, case: &Case, positions: Positions<RawIds>, address: u64) {
         let stream = self.stream.cu_stream();
         if case.op == Op::CosSin {
             let bytes = (case.tokens * case.rotary_dim * case.dtype.size()) as u64;
@@ -234,15 +255,6 @@ impl Device {
                 }
                 _ => RawOperand::in_place(case.dtype, address, layout),
             })
-        };
-        let ids = |len| RawIds::new(IndexType::I64, self.ids, len);
-        let positions = match case.op {
-            Op::Axes => {
-                let sections = Sections::blocks([16, 24, 24]).expect("the pairs of 128 channels");
-                Positions::axes(ids(3 * case.tokens), sections)
-            }
-            Op::Sets => Positions::ids(ids(case.tokens)).with_sets(ids(1)),
-            _ => Positions::ids(ids(case.tokens)),
         };
         // SAFETY: the pool and the ids outlive every launch, and all of them are on one stream.
         unsafe { rope.rotate_raw(stream.cast(), heads(q), heads(k), positions) }

@@ -1,4 +1,4 @@
-//! What others do: candle-nn's kernel, and FlashInfer where the `peers` feature is on.
+//! What others do: candle-nn's kernel, vLLM's cut, and FlashInfer where the `peers` feature is on.
 
 use condensed_rope::Dtype;
 use condensed_rope::cuda::cudarc::driver::CudaFunction;
@@ -36,6 +36,25 @@ pub fn candle(device: &Device, kernel: &CudaFunction, case: &Case, address: u64)
         device.launch(kernel, pairs.div_ceil(1024), 1024, &mut arguments);
         src += (heads * case.tokens * case.head_dim * 2) as u64;
     }
+}
+
+/// vLLM's cut, in the same cases.
+pub fn vllm(device: &Device, kernel: &CudaFunction, case: &Case, address: u64) {
+    let [q_heads, k_heads] = case.heads;
+    let (mut ids, mut q, mut table) = (device.ids(), address, device.tables());
+    let mut k = q + (case.tokens * q_heads * case.head_dim * 2) as u64;
+    let [mut dim, mut of_q, mut of_k] = [case.head_dim, q_heads, k_heads].map(|n| n as u32);
+    let mut arguments = [
+        (&raw mut ids).cast(),
+        (&raw mut q).cast(),
+        (&raw mut k).cast(),
+        (&raw mut table).cast(),
+        (&raw mut dim).cast(),
+        (&raw mut of_q).cast(),
+        (&raw mut of_k).cast(),
+    ];
+    let threads = (q_heads * case.head_dim / 2).min(512);
+    device.launch(kernel, case.tokens, threads, &mut arguments);
 }
 
 /// FlashInfer's ways of doing a case, by name and whether it reads a table.
