@@ -1,7 +1,7 @@
 //! The kernels' own source, run on the host: what a machine without a GPU can show of it.
 #![cfg(feature = "kernel-on-host")]
 
-use condensed_rope::plan::{Kernel, Pdl, STRUCTS, Variant};
+use condensed_rope::plan::{Kernel, Pdl, STRUCTS};
 use testkit::conformance::{append, grids, mrope_and_sets, properties};
 use testkit::host::{KernelOnHost, RAN, params_fields};
 use testkit::hostile;
