@@ -1,17 +1,24 @@
-"""Times HF's flow (eager and compiled) and Liger on the GPU, and merges the rows into a bench file.
+"""Times HF's flow (eager and compiled), Liger, flash-attention and sglang on the GPU, and merges the rows into a bench file.
 
     python3 benches/peers.py bench.json
 
-Needs torch with CUDA, transformers' formula is written out below, and liger-kernel from PyPI (left
-out with a line where it is missing). Every implementation is captured in a CUDA graph and replayed,
+Needs torch with CUDA; transformers' formula is written out below. What is missing is left out with a line:
+Liger (liger-kernel of PyPI); flash-attention's Triton rotary (FLASH_ATTN: its source archive, unpacked); sglang's
+JIT rope (SGLANG: its wheel, unpacked; apache-tvm-ffi of PyPI, and nvcc, which compiles it), with programmatic
+dependent launch and without. Every implementation is captured in a CUDA graph and replayed,
 over buffers of at least 400 MB ("rotating"), one that stays in L2 ("hot"), or one that another kernel
 writes before every call, whose time is taken off ("written"), as benches/gpu.rs does.
 """
 
 import ctypes
+import importlib.util
 import json
+import os
+import pathlib
 import statistics
+import subprocess
 import sys
+import tempfile
 
 import torch
 import triton
@@ -22,16 +29,61 @@ try:
 except ImportError:
     rope_forward = None
 
-HEAD_DIM, Q_HEADS = 128, 32
-TOKENS = [1, 8, 32, 128, 512, 1024, 2048, 4096, 8192, 32768]
+# As benches/gpu/cases.rs has them: heads of q and k, channels, tokens.
+EVERY = [1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 32768]
+HALF = [1, 16, 256, 1024, 4096, 32768]
+MODELS = [
+    (32, 8, 128, EVERY), (32, 32, 128, EVERY),
+    (64, 8, 128, HALF), (16, 8, 256, HALF), (64, 8, 64, HALF), (24, 8, 128, HALF),
+]
 HOT = 44 << 20
 CUDA = ctypes.CDLL("libcuda.so.1")
 # A kernel for each shape: one for all of them takes up to twice as long.
 torch._dynamo.config.recompile_limit = 64
 
 
+def missing(name, why):
+    print(f"no rows of {name}: {why}", flush=True)
+
+
+def flash_attn():
+    """The file alone: its package wants the whole of it compiled."""
+    path = pathlib.Path(os.environ.get("FLASH_ATTN", "")) / "flash_attn/ops/triton/rotary.py"
+    if not path.is_file():
+        return missing("flash_attn", "FLASH_ATTN names no unpacked source archive")
+    spec = importlib.util.spec_from_file_location("flash_attn_rotary", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.apply_rotary
+
+
+def sglang():
+    """Functions by head dimension and overlap."""
+    root = pathlib.Path(os.environ.get("SGLANG", "")) / "sglang/kernels/jit"
+    if not (root / "csrc/elementwise/rope.cuh").is_file():
+        return missing("sglang", "SGLANG names no unpacked wheel")
+    try:
+        import tvm_ffi
+    except ImportError as error:
+        return missing("sglang", error)
+    major, minor = torch.cuda.get_device_capability()
+    library = pathlib.Path(tempfile.mkdtemp()) / "libsglang_rope.so"
+    includes = [root / "include", root / "csrc", pathlib.Path(tvm_ffi.__file__).parent / "include"]
+    # As its own loader compiles it.
+    command = [
+        os.environ.get("NVCC", "nvcc"), "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-shared", "-Xcompiler", "-fPIC",
+        f"-DSGL_CUDA_ARCH={major}{minor}0", f"-gencode=arch=compute_{major}{minor}a,code=sm_{major}{minor}a",
+        *(f"-I{folder}" for folder in includes), "-o", library, pathlib.Path(__file__).parent / "sglang_rope.cu",
+    ]
+    if subprocess.run(command).returncode:
+        return missing("sglang", "nvcc could not compile it")
+    module = tvm_ffi.load_module(str(library))
+    return {(dim, pdl): module[f"rope_{'pdl_' if pdl else ''}{dim}"] for dim in [64, 128, 256] for pdl in [False, True]}
+
+
 def rotate_half(x):
-    return torch.cat((-x[..., HEAD_DIM // 2 :], x[..., : HEAD_DIM // 2]), dim=-1)
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
 def apply(q, k, cos, sin):
@@ -43,8 +95,8 @@ def with_angles(q, k, positions, inv_freq):
     return apply(q, k, emb.cos().to(q.dtype), emb.sin().to(q.dtype))
 
 
-def tables(tokens):
-    inv_freq = 10000 ** (-torch.arange(0, HEAD_DIM, 2, device="cuda").float() / HEAD_DIM)
+def tables(tokens, dim):
+    inv_freq = 10000 ** (-torch.arange(0, dim, 2, device="cuda").float() / dim)
     positions = torch.arange(tokens, device="cuda").float()
     emb = torch.outer(positions, inv_freq).repeat(1, 2)
     return positions, inv_freq, emb.cos().bfloat16()[None], emb.sin().bfloat16()[None]
@@ -92,11 +144,11 @@ def after(first, call):
     return both
 
 
-def rows(kv_heads):
+def rows(q_heads, kv_heads, dim, sizes, flash, sgl):
     compiled, compiled_angles = (torch.compile(f, dynamic=False) for f in [apply, with_angles])
-    for tokens in TOKENS:
-        size = tokens * (Q_HEADS + kv_heads) * HEAD_DIM * 2
-        positions, inv_freq, cos, sin = tables(tokens)
+    for tokens in sizes:
+        size = tokens * (q_heads + kv_heads) * dim * 2
+        positions, inv_freq, cos, sin = tables(tokens, dim)
         for cache in ["rotating", "hot", "written"]:
             hot = cache != "rotating"
             if hot and size > HOT or cache == "written" and not 512 <= tokens <= 2048:
@@ -104,9 +156,9 @@ def rows(kv_heads):
             slots = 1 if hot else min(max(2, (400 << 20) // size + 1), 8192)
             launches = max(20, min(200, 20_000_000 // size)) if hot else max(8, slots)
             pool = torch.randn(slots, size // 2, device="cuda", dtype=torch.bfloat16)
-            behind_q = tokens * Q_HEADS * HEAD_DIM
-            view = lambda part, heads: part.view(slots, 1, tokens, heads, HEAD_DIM).transpose(2, 3)
-            q, k = view(pool[:, :behind_q], Q_HEADS), view(pool[:, behind_q:], kv_heads)
+            behind_q = tokens * q_heads * dim
+            view = lambda part, heads: part.view(slots, 1, tokens, heads, dim).transpose(2, 3)
+            q, k = view(pool[:, :behind_q], q_heads), view(pool[:, behind_q:], kv_heads)
             words = pool.view(torch.int32)
 
             def write(_):
@@ -114,24 +166,38 @@ def rows(kv_heads):
                 write_backwards[grid](words, words.numel(), TILE=4096, num_warps=8)
 
             before = median_us(write, launches) if cache == "written" else 0
-            calls = {
-                "hf_eager": lambda i: apply(q[i % slots], k[i % slots], cos, sin),
-                "compile": lambda i: compiled(q[i % slots], k[i % slots], cos, sin),
-                "compile, angles too": lambda i: compiled_angles(q[i % slots], k[i % slots], positions, inv_freq),
-            }
+            calls = {}
+            if (q_heads, dim) == (32, 128) and cache == "rotating":
+                calls = {
+                    "hf_eager": lambda i: apply(q[i % slots], k[i % slots], cos, sin),
+                    "compile": lambda i: compiled(q[i % slots], k[i % slots], cos, sin),
+                    "compile, angles too": lambda i: compiled_angles(q[i % slots], k[i % slots], positions, inv_freq),
+                }
             if rope_forward is not None:
                 calls["liger"] = lambda i: rope_forward(q[i % slots], k[i % slots], cos, sin)
+            if flash:
+                # One tensor a launch: q and k as heads of one, which is kinder to it than two launches.
+                half = cos[0, :, : dim // 2].contiguous(), sin[0, :, : dim // 2].contiguous()
+                both = pool.view(slots, 1, tokens, q_heads + kv_heads, dim)
+                calls["flash_attn"] = lambda i: flash(both[i % slots], *half, inplace=True)
+            for pdl in [False, True] if sgl else []:
+                ids, rope = positions.long(), sgl[dim, pdl]
+                table = torch.cat((torch.outer(positions, inv_freq).cos(), torch.outer(positions, inv_freq).sin()), -1)
+                flat = lambda x, i: x[i % slots, 0].transpose(0, 1)
+                calls["sglang, pdl" if pdl else "sglang"] = (
+                    lambda i, rope=rope, table=table, ids=ids: rope(flat(q, i), flat(k, i), table, ids)
+                )
             for name, call in calls.items():
                 timed = after(write, call) if cache == "written" else call
                 us = median_us(timed, launches, keep=not hot) - before
                 op = "rotate_with_angles" if name.endswith("angles too") else "rotate"
                 yield dict(
                     op=op, impl=name.split(",")[0], dtype="bf16", pairing="half_split", layout="thd",
-                    q_heads=Q_HEADS, kv_heads=kv_heads, head_dim=HEAD_DIM, rotary_dim=HEAD_DIM,
-                    tokens=tokens, cache=cache, pdl=False, median_us=us,
+                    q_heads=q_heads, kv_heads=kv_heads, head_dim=dim, rotary_dim=dim,
+                    tokens=tokens, cache=cache, pdl=name.endswith("pdl"), median_us=us,
                     bytes=2 * size,
                 )
-                print(f"{name:20} {tokens:6} tokens, {Q_HEADS}+{kv_heads} heads, {cache}: {us:.2f} us", flush=True)
+                print(f"{name:20} {tokens:6} tokens, {q_heads}+{kv_heads} heads of {dim}, {cache}: {us:.2f} us", flush=True)
             del q, k, pool, words
             torch.cuda.empty_cache()
 
@@ -139,10 +205,11 @@ def rows(kv_heads):
 def main():
     path = sys.argv[1]
     if rope_forward is None:
-        print("liger-kernel is not installed: no rows of it")
+        missing("liger", "liger-kernel is not installed")
+    flash, sgl = flash_attn(), sglang()
     with open(path) as file:
         old = json.load(file)
-    new = [row for kv_heads in [8, 32] for row in rows(kv_heads)]
+    new = [row for model in MODELS for row in rows(*model, flash, sgl)]
     ours = {row["impl"] for row in new}
     merged = [row for row in old if row["impl"] not in ours] + new
     with open(path, "w") as file:

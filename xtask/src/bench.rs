@@ -41,9 +41,14 @@ pub fn bench() -> Result<()> {
 }
 
 /// Peers by their names in the rows and over their columns.
-const PEERS: [(&str, &str); 11] = [
+const PEERS: [(&str, &str); 16] = [
     ("flashinfer_table", "fi table"),
     ("flashinfer_on_the_fly", "fi on fly"),
+    ("flash_attn", "flash-attn"),
+    ("sglang", "sglang"),
+    ("sglang+pdl", "sgl pdl"),
+    ("vllm", "vllm"),
+    ("ours_no_ids", "no ids"),
     ("liger", "liger"),
     ("candle", "candle"),
     ("compile", "compile"),

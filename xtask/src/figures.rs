@@ -22,14 +22,19 @@ const ORANGE: RGBColor = RGBColor(230, 126, 20);
 const GREEN: RGBColor = RGBColor(44, 140, 60);
 const RED: RGBColor = RGBColor(200, 50, 50);
 const PURPLE: RGBColor = RGBColor(130, 80, 170);
+const SKY: RGBColor = RGBColor(110, 190, 240);
+const BROWN: RGBColor = RGBColor(130, 90, 60);
+const PINK: RGBColor = RGBColor(225, 130, 190);
 
-const SPEED: [Curve; 6] = [
-    ("limit", "limit: copy in place", GREY),
+const SPEED: [Curve; 8] = [
     ("ours", "condensed-rope", BLUE),
+    ("ours+pdl", "condensed-rope, PDL", SKY),
+    ("flash_attn", "flash-attention (table given)", BROWN),
     ("liger", "Liger (table given)", GREEN),
-    ("flashinfer_table", "FlashInfer, table", ORANGE),
-    ("flashinfer_on_the_fly", "FlashInfer, on the fly", RED),
-    ("candle", "candle-nn (table given)", PURPLE),
+    ("sglang", "sglang (table given)", PURPLE),
+    ("sglang+pdl", "sglang, PDL (table given)", PINK),
+    ("flashinfer_table", "FlashInfer (table given)", ORANGE),
+    ("vllm", "vLLM's cut (table given)", RED),
 ];
 const APPEND: [Curve; 6] = [
     ("limit", "limit: copy", GREY),
@@ -51,7 +56,17 @@ pub fn figures() -> Result<()> {
     let results = root.join("benches/results");
     let docs = root.join("docs");
     fs::create_dir_all(&docs).map_err(|error| format!("{}: {error}", docs.display()))?;
-    speed(&bench::read(&results.join("h100.json"))?, &docs.join("bandwidth.svg"))?;
+    let rows = bench::read(&results.join("h100.json"))?;
+    for (cache, name, title) in [
+        (
+            "rotating",
+            "speed_cold.svg",
+            "time over a copy's (H100, bf16, 32 + 8 heads of 128, DRAM-cold)",
+        ),
+        ("hot", "speed_hot.svg", "time over a copy's (H100, bf16, 32 + 8 heads of 128, L2-hot)"),
+    ] {
+        speed(&rows, cache, title, &docs.join(name))?;
+    }
     append(&bench::read(&results.join("append_h100.json"))?, &docs.join("append.svg"))?;
     errors(&bench::read(&results.join("errors_h100.json"))?, &docs.join("errors.svg"))?;
     perplexity(&results.join("perplexity_h100.jsonl"), &docs.join("perplexity.svg"))
@@ -113,28 +128,36 @@ fn speeds(rows: &[Value], wanted: &[(&str, Value)]) -> Points {
     })
 }
 
-/// bf16, half-split, 32 + 8 heads of 128, DRAM-cold.
-fn speed(rows: &[Value], path: &Path) -> Result<()> {
+/// bf16, half-split, 32 + 8 heads of 128: times over that of the copy in place.
+fn speed(rows: &[Value], cache: &str, title: &str, path: &Path) -> Result<()> {
     let wanted = [
         ("op", Value::from("rotate")),
         ("dtype", Value::from("bf16")),
         ("pairing", Value::from("half_split")),
         ("layout", Value::from("thd")),
-        ("cache", Value::from("rotating")),
-        ("pdl", Value::from(false)),
+        ("cache", Value::from(cache)),
         ("kv_heads", Value::from(8)),
         ("q_heads", Value::from(32)),
         ("head_dim", Value::from(128)),
         ("rotary_dim", Value::from(128)),
     ];
-    let curves = speeds(rows, &wanted);
-    draw(
-        path,
-        "q and k read and written, GB/s (H100, bf16, 32 + 8 heads of 128, DRAM-cold)",
-        ("tokens", "GB/s"),
-        (1.0..131_072.0, 10.0..4000.0),
-        (&SPEED, &curves),
-    )
+    let is_wanted = |row: &&Value| wanted.iter().all(|(key, value)| row[key] == *value);
+    let point = |row: &Value| Some((row["tokens"].as_u64()?, row["median_us"].as_f64()?));
+    let of_case: Vec<&Value> = rows.iter().filter(is_wanted).collect();
+    let limits = of_case.iter().filter(|row| row["impl"] == "limit").filter_map(|row| point(row));
+    let limits: BTreeMap<u64, f64> = limits.collect();
+    let mut curves = Points::new();
+    for row in of_case {
+        let (Some(name), Some((tokens, us))) = (row["impl"].as_str(), point(row)) else { continue };
+        let Some(limit) = limits.get(&tokens) else { continue };
+        let pdl = if row["pdl"] == true { "+pdl" } else { "" };
+        curves.entry(format!("{name}{pdl}")).or_default().push((tokens as f64, us / limit));
+    }
+    for points in curves.values_mut() {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    let last = limits.keys().next_back().map_or(2.0, |tokens| *tokens as f64);
+    draw(path, title, ("tokens", "times a copy in place"), (1.0..last, 0.6..2.0), (&SPEED, &curves))
 }
 
 /// Qwen3-8B's attention, bf16 pages, DRAM-cold.
