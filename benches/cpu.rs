@@ -6,10 +6,13 @@ use std::time::Duration;
 use condensed_rope::{Element, Frequencies, Layout, Pairing, Positions, cpu};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
+use rayon::prelude::*;
 
 const HEADS: usize = 32;
 const HEAD_DIM: usize = 128;
 const TOKENS: [usize; 3] = [1, 128, 2048];
+/// q and k of these do not fit a cache.
+const MANY: usize = 16_384;
 
 fn frequencies() -> Frequencies {
     Frequencies::new(HEAD_DIM, 10_000.0).and_then(|f| f.condensed(8.0)).expect("valid")
@@ -24,7 +27,7 @@ fn ours<T: Element>(criterion: &mut Criterion, one: T) {
     let rope = cpu::Rope::new(&frequencies(), Pairing::HalfSplit);
     let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
     group.sample_size(20);
-    for tokens in TOKENS {
+    for tokens in TOKENS.into_iter().chain([MANY]) {
         let layout = Layout::thd(tokens, HEADS, HEAD_DIM);
         let mut q = vec![one; tokens * HEADS * HEAD_DIM];
         let mut k = q.clone();
@@ -39,7 +42,21 @@ fn ours<T: Element>(criterion: &mut Criterion, one: T) {
     }
 }
 
+/// What memory allows: every element read, changed and written, by all threads.
+fn pass<T: Element>(criterion: &mut Criterion, one: T, change: impl Fn(&mut T) + Sync) {
+    let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
+    group.sample_size(20).throughput(bytes::<T>(MANY));
+    let mut both = vec![one; 2 * MANY * HEADS * HEAD_DIM];
+    group.bench_function(BenchmarkId::new("pass in place", MANY), |bencher| {
+        bencher.iter(|| {
+            both.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(&change))
+        });
+    });
+}
+
 fn on_cpu(criterion: &mut Criterion) {
+    pass(criterion, bf16::from_f32(1.5), |x| *x = bf16::from_bits(x.to_bits() ^ 1));
+    pass(criterion, 1.5f32, |x| *x = f32::from_bits(x.to_bits() ^ 1));
     ours(criterion, bf16::from_f32(1.5));
     ours(criterion, 1.5f32);
     #[cfg(feature = "peers")]

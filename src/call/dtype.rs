@@ -144,9 +144,9 @@ impl Element for bf16 {
     }
     #[inline(always)]
     fn narrow(value: f32) -> Self {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        Self::from_bits(if value.is_nan() { 0x7fff } else { rounded as u16 })
+        // The canonical NaN rounds to itself; chosen before, at full width: behind, it cost 8 to 28 % (AVX2).
+        let bits = if value.is_nan() { 0x7fff_0000 } else { value.to_bits() };
+        Self::from_bits((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
     }
 }
 
