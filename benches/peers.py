@@ -5,9 +5,10 @@
 Needs torch with CUDA; transformers' formula is written out below. What is missing is left out with a line:
 Liger (liger-kernel of PyPI); flash-attention's Triton rotary (FLASH_ATTN: its source archive, unpacked); sglang's
 JIT rope (SGLANG: its wheel, unpacked; apache-tvm-ffi of PyPI, and nvcc, which compiles it), with programmatic
-dependent launch and without. Every implementation is captured in a CUDA graph and replayed,
+dependent launch and without. This package's own operator, where it is installed, runs beside them as "ours_in_torch", at
+consecutive positions, which all but sglang take. Every implementation is captured in a CUDA graph and replayed,
 over buffers of at least 400 MB ("rotating"), one that stays in L2 ("hot"), or one that another kernel
-writes before every call, whose time is taken off ("written"), as benches/gpu.rs does.
+writes before every call, whose time is taken off ("written"), as benches/gpu.rs does; their replays take turns.
 """
 
 import ctypes
@@ -102,30 +103,39 @@ def tables(tokens, dim):
     return positions, inv_freq, emb.cos().bfloat16()[None], emb.sin().bfloat16()[None]
 
 
-def median_us(call, launches, keep=False):
-    """`keep`: what a call returns stays, so that the next one writes to DRAM elsewhere."""
-    stream = torch.cuda.Stream()
+def graph_of(call, launches, keep, stream):
+    """Of so many calls. `keep`: what they return stays, so that the next one writes to DRAM elsewhere."""
     with torch.cuda.stream(stream):
         for i in range(3):
             call(i)
         torch.cuda.synchronize()
-        # Inductor's kernels ask L2 to keep what they read, which would then be there for others, too.
-        assert CUDA.cuCtxResetPersistingL2Cache() == 0
         graph, kept = torch.cuda.CUDAGraph(), []
         with torch.cuda.graph(graph, stream=stream):
             for i in range(launches):
                 kept.append(call(i))
                 if not keep:
                     kept.clear()
-        times = []
+    return graph, kept
+
+
+def medians_us(calls, launches, keep=False):
+    """Microseconds a call, by name: one replay of each after the other, in as many rounds as there are samples."""
+    stream = torch.cuda.Stream()
+    graphs = {name: graph_of(call, launches, keep, stream) for name, call in calls.items()}
+    # Inductor's kernels ask L2 to keep what they read, which would then be there for others, too.
+    assert CUDA.cuCtxResetPersistingL2Cache() == 0
+    times = {name: [] for name in calls}
+    with torch.cuda.stream(stream):
         for _ in range(12):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(stream)
-            graph.replay()
-            end.record(stream)
-            end.synchronize()
-            times.append(start.elapsed_time(end) * 1e3 / launches)
-    return statistics.median(times[2:])
+            for name, (graph, _) in graphs.items():
+                graph.replay()  # finds in L2 what its own kind has left there
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record(stream)
+                graph.replay()
+                end.record(stream)
+                end.synchronize()
+                times[name].append(start.elapsed_time(end) * 1e3 / launches)
+    return {name: statistics.median(of[2:]) for name, of in times.items()}
 
 
 @triton.jit
@@ -144,7 +154,7 @@ def after(first, call):
     return both
 
 
-def rows(q_heads, kv_heads, dim, sizes, flash, sgl):
+def rows(q_heads, kv_heads, dim, sizes, flash, sgl, ours):
     compiled, compiled_angles = (torch.compile(f, dynamic=False) for f in [apply, with_angles])
     for tokens in sizes:
         size = tokens * (q_heads + kv_heads) * dim * 2
@@ -165,7 +175,6 @@ def rows(q_heads, kv_heads, dim, sizes, flash, sgl):
                 grid = (triton.cdiv(words.numel(), 4096),)
                 write_backwards[grid](words, words.numel(), TILE=4096, num_warps=8)
 
-            before = median_us(write, launches) if cache == "written" else 0
             calls = {}
             if (q_heads, dim) == (32, 128) and cache == "rotating":
                 calls = {
@@ -180,16 +189,22 @@ def rows(q_heads, kv_heads, dim, sizes, flash, sgl):
                 half = cos[0, :, : dim // 2].contiguous(), sin[0, :, : dim // 2].contiguous()
                 both = pool.view(slots, 1, tokens, q_heads + kv_heads, dim)
                 calls["flash_attn"] = lambda i: flash(both[i % slots], *half, inplace=True)
+            flat = lambda x, i: x[i % slots, 0].transpose(0, 1)
             for pdl in [False, True] if sgl else []:
                 ids, rope = positions.long(), sgl[dim, pdl]
                 table = torch.cat((torch.outer(positions, inv_freq).cos(), torch.outer(positions, inv_freq).sin()), -1)
-                flat = lambda x, i: x[i % slots, 0].transpose(0, 1)
                 calls["sglang, pdl" if pdl else "sglang"] = (
                     lambda i, rope=rope, table=table, ids=ids: rope(flat(q, i), flat(k, i), table, ids)
                 )
-            for name, call in calls.items():
-                timed = after(write, call) if cache == "written" else call
-                us = median_us(timed, launches, keep=not hot) - before
+            if ours:
+                rope = ours.Rope(ours.Frequencies(dim))
+                calls["ours_in_torch"] = lambda i: ours.ops.rotate_(flat(q, i), flat(k, i), 0, rope, 1)
+            if cache == "written":
+                calls = {"write": write, **{name: after(write, call) for name, call in calls.items()}}
+            times = medians_us(calls, launches, keep=not hot)
+            before = times.pop("write", 0)
+            for name, us in times.items():
+                us -= before
                 op = "rotate_with_angles" if name.endswith("angles too") else "rotate"
                 yield dict(
                     op=op, impl=name.split(",")[0], dtype="bf16", pairing="half_split", layout="thd",
@@ -209,7 +224,12 @@ def main():
     flash, sgl = flash_attn(), sglang()
     with open(path) as file:
         old = json.load(file)
-    new = [row for model in MODELS for row in rows(*model, flash, sgl)]
+    try:
+        import condensed_rope as ours
+        import condensed_rope.ops
+    except ImportError as error:
+        ours = missing("ours_in_torch", error)
+    new = [row for model in MODELS for row in rows(*model, flash, sgl, ours)]
     ours = {row["impl"] for row in new}
     merged = [row for row in old if row["impl"] not in ours] + new
     with open(path, "w") as file:

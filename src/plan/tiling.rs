@@ -3,7 +3,7 @@
 //! What is best depends on how many threads a multiprocessor gets. The borders between the cuts are the
 //! best of sweeps on an H100 (bf16, half-split: 32 + 8 and 32 + 32 heads of 128 from one token to 32768,
 //! and two dozen models' heads, from 12 + 12 to 128 + 1, at 1024, 4096 and 32768 tokens).
-//! `benches/tune.rs` repeats them on another device.
+//! `cargo bench --features bench --bench gpu -- tune` repeats them on another device, and prints the table that follows.
 
 use super::{Entry, Pdl};
 
@@ -55,12 +55,13 @@ impl Cut {
             257..=1024 => spread(two_heads, 8, 128),
             2049.. if narrow => whole(one, 256),
             // The next launch's blocks fit beside this one's, where it may start early.
-            1025..=4096 if grouped => spread(two_heads, 4, 128),
+            1025..=4096 if grouped && overlaps => spread(two_heads, 4, 128),
             // Enough to hide memory behind one another: what heads share counts.
             1025..=4096 => spread(four, 2, 128),
             // Better L2-hot than DRAM-cold: it is the kernel before that has just written q and k.
             4097..=8192 if overlaps && !grouped => spread(four, 2, 128),
-            4097..=12_288 if grouped => whole(Entry::plain(4, 1), 128),
+            4097..=12_288 if !grouped => spread(four, 4, 256),
+            4097..=12_288 => whole(Entry::plain(4, 1), 128),
             _ if grouped && two => whole(Entry::plain(2, 1), 256),
             _ if grouped => whole(Entry::plain(4, 1), 256),
             _ if two => whole(two_heads, 256),
