@@ -10,7 +10,10 @@ import maturin
 
 
 def _add_nvcc():
-    spec = importlib.util.find_spec("nvidia.cu13")
+    try:
+        spec = importlib.util.find_spec("nvidia.cu13")
+    except ModuleNotFoundError:  # no package of NVIDIA's at all
+        spec = None
     folders = spec.submodule_search_locations if spec else []
     paths = [os.environ.get("PATH", ""), *(str(Path(folder) / "bin") for folder in folders)]
     os.environ["PATH"] = os.pathsep.join(paths)

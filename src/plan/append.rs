@@ -397,3 +397,53 @@ fn slots(cache: &CheckedCache, call: &CheckedAppend) -> SlotMapping {
         reserved: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every token and head has a thread, in blocks of whole warps, within the launch limits of every device.
+    #[test]
+    fn launches_cover_everything() {
+        const MOST: usize = crate::limits::MAX_HEADS;
+        let heads = [
+            [1, 0, 0],
+            [0, 3, 3],
+            [2, 2, 2],
+            [7, 1, 1],
+            [32, 8, 8],
+            [128, 1, 8],
+            [64, 64, 0],
+            [MOST, MOST, MOST],
+        ];
+        for width in (0..10).map(|shift| 1 << shift) {
+            for heads in heads {
+                for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
+                    for flags in 0..4 {
+                        let [together, general] = [1, 2].map(|bit| flags & bit != 0);
+                        let pdl = Pdl::Off;
+                        let work = AppendWork { width, heads, together, tokens, general, pdl };
+                        let cut = AppendCut::of(&work, 132);
+                        let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
+                        let (x, y, z) = block;
+                        let threads = (x * y * z) as usize;
+                        assert!(x as usize == width && threads <= MAX_THREADS, "{block:?}");
+                        assert!(threads.is_multiple_of(WARP) && z <= 64, "{block:?}");
+                        assert!(grid.0 < 1 << 31 && grid.1 <= 65_535, "{grid:?}");
+                        assert!(u64::from(grid.0) * u64::from(z) >= tokens as u64);
+                        let taken = cut.entry.heads.map(|heads| heads * y as usize);
+                        let (all, [q, k]) = (grid.1 as usize, slices);
+                        let covered = match cut.entry.is_together() {
+                            true => taken.map(|taken| taken * all),
+                            false => [q, k, all - q - k].map(|slices| slices * taken[0]),
+                        };
+                        for (covered, heads) in covered.into_iter().zip(heads) {
+                            assert!(covered >= heads, "{work:?}: {cut:?}");
+                        }
+                        assert_eq!(cut.entry.general, general);
+                    }
+                }
+            }
+        }
+    }
+}
