@@ -46,7 +46,7 @@ fn ours<T: Element>(criterion: &mut Criterion, one: T) {
 fn pass<T: Element>(criterion: &mut Criterion, one: T, change: impl Fn(&mut T) + Sync) {
     let mut group = criterion.benchmark_group(format!("cpu {}", T::DTYPE.name()));
     group.sample_size(20).throughput(bytes::<T>(MANY));
-    let mut both = vec![one; 2 * MANY * HEADS * HEAD_DIM];
+    let mut both: Box<[T]> = std::iter::repeat_n(one, 2 * MANY * HEADS * HEAD_DIM).collect();
     group.bench_function(BenchmarkId::new("pass in place", MANY), |bencher| {
         bencher.iter(|| {
             both.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(&change))

@@ -96,8 +96,9 @@ fn assemble(folder: &Path) -> Result<()> {
 /// caches of its own.
 fn unpack_debian(folder: &Path, package: &str) -> Result<()> {
     let needs = "nvcc 12.4 is unpacked from a package of Debian, which needs apt-get and dpkg-deb on a Debian machine";
+    // Whether or not lists have been fetched.
     let mirrors =
-        ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main"];
+        ["indextargets", "--no-release-info", "--format", "$(REPO_URI)", "Created-By: Packages"];
     let mirrors = run::output(Command::new("apt-get").args(mirrors)).ok_or(needs)?;
     let mirror = mirrors.lines().find(|line| line.trim_end_matches('/').ends_with("/debian"));
     let mirror = mirror.ok_or(needs)?;
@@ -125,7 +126,7 @@ fn unpack_debian(folder: &Path, package: &str) -> Result<()> {
             command.arg("-o").arg(format!("{key}={}", path.display()));
         }
         // As the one who runs this: the folder may be no other user's to read.
-        command.args(["-o", "APT::Sandbox::User=root"]);
+        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
         run::check(command.args(arguments))
     };
     get(&["update"])?;
