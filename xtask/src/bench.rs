@@ -28,7 +28,10 @@ pub fn bench() -> Result<()> {
         run::step("GPU: graph replays against the memory limit and peers (several minutes)");
         bench("gpu")?;
         table(&file.display().to_string())?;
-        println!("\npython3 benches/peers.py {} adds HF's flow and Liger", file.display());
+        println!(
+            "\npython3 benches/peers.py {} adds what runs in torch: flash-attention, sglang, Liger, HF",
+            file.display()
+        );
         run::step("host: what a call costs");
         bench("host")?;
         run::step("errors against position");

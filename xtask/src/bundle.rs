@@ -55,8 +55,10 @@ pub fn bundle() -> Result<()> {
         println!("{:>8} KiB  {}", size >> 10, to.strip_prefix(&folder).unwrap_or(&to).display());
         sum += size;
     }
-    fs::copy(run::root().join("benches/peers.py"), folder.join("peers.py"))
-        .map_err(|error| format!("benches/peers.py: {error}"))?;
+    for name in ["peers.py", "sglang_rope.cu"] {
+        fs::copy(run::root().join("benches").join(name), folder.join(name))
+            .map_err(|error| format!("benches/{name}: {error}"))?;
+    }
     // One archive, which run.sh unpacks: machine code of five architectures, once an executable.
     run::step("packing");
     let archive = folder.with_extension("tar.gz");
