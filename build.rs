@@ -109,7 +109,7 @@ mod cuda {
             )
         })?;
         println!("kernels: compiled by {} ({why})", nvcc.path.display());
-        let (folder, compiled) = fatbin::build(&nvcc, Path::new(SOURCES), &out)?;
+        let (folder, compiled) = fatbin::build(&nvcc, Path::new(SOURCES), digest, &out)?;
         #[cfg(feature = "bench")]
         crate::peers::build(&nvcc, &folder)?;
         Ok((folder, compiled))

@@ -16,18 +16,21 @@ const OLDEST: (u32, u32) = (12, 4);
 
 /// Compiles all of them into a folder of `out`, which is named by everything that they depend on. Beside each
 /// lies what the assembler says of its kernels: `rotate.ptxas`.
-pub fn build(nvcc: &Nvcc, sources: &Path, out: &Path) -> Result<(PathBuf, Compiled), String> {
-    let given = nvcc.build().and_then(release).unwrap_or_default();
+/// `digest` is that of the sources.
+pub fn build(
+    nvcc: &Nvcc,
+    sources: &Path,
+    digest: u64,
+    out: &Path,
+) -> Result<(PathBuf, Compiled), String> {
+    let build = nvcc.build().unwrap_or_default();
+    let given = release(build).unwrap_or_default();
     if given < OLDEST {
-        let (path, (major, minor), given) = (nvcc.path.display(), OLDEST, given);
-        return Err(format!(
-            "{path} is of release {}.{}: {major}.{minor} or newer is needed",
-            given.0, given.1
-        ));
+        let (path, (major, minor)) = (nvcc.path.display(), OLDEST);
+        return Err(format!("{path} is of release {build}: {major}.{minor} or newer is needed"));
     }
-    let digest = kernels::digest(sources)?;
-    let by = format!("nvcc {}", nvcc.build().unwrap_or_default());
-    let folder = out.join(format!("kernels-{digest:016x}-{}", by.replace(' ', "-")));
+    let by = format!("nvcc {build}");
+    let folder = out.join(format!("kernels-{digest:016x}-nvcc-{build}"));
     // nvcc runs where the sources lie, and is given names alone: a path may hold what its own command lines
     // would take for something else.
     for file in kernels::files(sources)? {

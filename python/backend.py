@@ -15,8 +15,9 @@ def _add_nvcc():
     except ModuleNotFoundError:  # no package of NVIDIA's at all
         spec = None
     folders = spec.submodule_search_locations if spec else []
-    paths = [os.environ.get("PATH", ""), *(str(Path(folder) / "bin") for folder in folders)]
-    os.environ["PATH"] = os.pathsep.join(paths)
+    paths = [os.environ.get("PATH"), *(str(Path(folder) / "bin") for folder in folders)]
+    # An empty entry would be the current folder.
+    os.environ["PATH"] = os.pathsep.join(path for path in paths if path)
 
 
 def build_wheel(*args, **kwargs):

@@ -26,12 +26,10 @@ const RELEASE: (i32, i32) =
 pub const COMPILER: &str = env!("CONDENSED_ROPE_COMPILER");
 
 const fn number(digits: &str) -> i32 {
-    let (mut value, mut i) = (0, 0);
-    while i < digits.len() {
-        value = 10 * value + (digits.as_bytes()[i] - b'0') as i32;
-        i += 1;
+    match i32::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("build.rs writes numbers"),
     }
-    value
 }
 
 /// The kernels, loaded into one context. Cheap to clone: load them once a context, and make all ropes of them.

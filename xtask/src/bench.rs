@@ -44,7 +44,7 @@ pub fn bench() -> Result<()> {
 }
 
 /// Peers by their names in the rows and over their columns.
-const PEERS: [(&str, &str); 16] = [
+const PEERS: [(&str, &str); 17] = [
     ("flashinfer_table", "fi table"),
     ("flashinfer_on_the_fly", "fi on fly"),
     ("flash_attn", "flash-attn"),
@@ -52,6 +52,7 @@ const PEERS: [(&str, &str); 16] = [
     ("sglang+pdl", "sgl pdl"),
     ("vllm", "vllm"),
     ("ours_no_ids", "no ids"),
+    ("ours_in_torch", "in torch"),
     ("liger", "liger"),
     ("candle", "candle"),
     ("compile", "compile"),

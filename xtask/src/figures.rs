@@ -104,12 +104,13 @@ fn perplexity(results: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Points of each curve, by its name, of the rows that `point` has one for.
+/// Points of each curve, by its name (`+pdl` where launches overlapped), of the rows that `point` has one for.
 fn points(rows: &[Value], point: impl Fn(&Value) -> Option<(f64, f64)>) -> Points {
     let mut curves = Points::new();
     for row in rows {
         if let (Some(name), Some(point)) = (row["impl"].as_str(), point(row)) {
-            curves.entry(name.to_owned()).or_default().push(point);
+            let pdl = if row["pdl"] == true { "+pdl" } else { "" };
+            curves.entry(format!("{name}{pdl}")).or_default().push(point);
         }
     }
     for points in curves.values_mut() {
@@ -118,12 +119,15 @@ fn points(rows: &[Value], point: impl Fn(&Value) -> Option<(f64, f64)>) -> Point
     curves
 }
 
-/// GB/s against tokens, of the rows whose fields are these.
-fn speeds(rows: &[Value], wanted: &[(&str, Value)]) -> Points {
+/// `of` a row against its tokens, of the rows whose fields are these.
+fn by_tokens(
+    rows: &[Value],
+    wanted: &[(&str, Value)],
+    of: impl Fn(&Value) -> Option<f64>,
+) -> Points {
     points(rows, |row| {
         let is_wanted = wanted.iter().all(|(key, value)| row[key] == *value);
-        let speed = row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3;
-        is_wanted.then_some((row["tokens"].as_f64()?, speed))
+        is_wanted.then_some((row["tokens"].as_f64()?, of(row)?))
     })
 }
 
@@ -140,22 +144,15 @@ fn speed(rows: &[Value], cache: &str, title: &str, path: &Path) -> Result<()> {
         ("head_dim", Value::from(128)),
         ("rotary_dim", Value::from(128)),
     ];
-    let is_wanted = |row: &&Value| wanted.iter().all(|(key, value)| row[key] == *value);
-    let point = |row: &Value| Some((row["tokens"].as_u64()?, row["median_us"].as_f64()?));
-    let of_case: Vec<&Value> = rows.iter().filter(is_wanted).collect();
-    let limits = of_case.iter().filter(|row| row["impl"] == "limit").filter_map(|row| point(row));
-    let limits: BTreeMap<u64, f64> = limits.collect();
-    let mut curves = Points::new();
-    for row in of_case {
-        let (Some(name), Some((tokens, us))) = (row["impl"].as_str(), point(row)) else { continue };
-        let Some(limit) = limits.get(&tokens) else { continue };
-        let pdl = if row["pdl"] == true { "+pdl" } else { "" };
-        curves.entry(format!("{name}{pdl}")).or_default().push((tokens as f64, us / limit));
-    }
+    let mut curves = by_tokens(rows, &wanted, |row| row["median_us"].as_f64());
+    let limits = curves.remove("limit").unwrap_or_default();
     for points in curves.values_mut() {
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points.retain_mut(|(tokens, us)| {
+            let limit = limits.iter().find(|(of, _)| of == tokens);
+            limit.inspect(|(_, limit)| *us /= limit).is_some()
+        });
     }
-    let last = limits.keys().next_back().map_or(2.0, |tokens| *tokens as f64);
+    let last = limits.last().map_or(2.0, |(tokens, _)| *tokens);
     draw(
         path,
         title,
@@ -174,7 +171,8 @@ fn append(rows: &[Value], path: &Path) -> Result<()> {
         ("cache", Value::from("rotating")),
         ("pdl", Value::from(false)),
     ];
-    let curves = speeds(rows, &wanted);
+    let speed = |row: &Value| Some(row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3);
+    let curves = by_tokens(rows, &wanted, speed);
     draw(
         path,
         "QK-norm, rotation and append: bytes that must move, GB/s (H100, Qwen3-8B, bf16 pages, DRAM-cold)",

@@ -3,15 +3,20 @@
 use std::fs;
 use std::path::Path;
 
+use crate::toolchain::{self, Tool};
 use crate::{Result, package, run};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub fn install(prefix: &str) -> Result<()> {
-    package::prebuild()?;
-    run::step("building the C library, with CUDA");
     let mut build =
         run::cargo(&["build", "--release", "-p", "condensed-rope-capi", "--features", "cuda"]);
+    // The package's kernels; where their compiler cannot be had, those of the nvcc that can, for drivers of its own CUDA.
+    if let Err(why) = package::prebuild() {
+        println!("the package's kernels cannot be compiled here ({why}): nvcc's own");
+        toolchain::nvcc()?.put_in(&mut build);
+    }
+    run::step("building the C library, with CUDA");
     run::check(&mut build)?;
     let root = run::root();
     let target = run::target();
