@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use condensed_rope::cuda::cudarc::driver::{DevicePtrMut, result};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Heads, Kernels, Pdl, Rope};
-use condensed_rope::plan::{Call, DeviceProps, Planner};
+use condensed_rope::plan::{Call, DeviceProps, Params, Planner};
 use condensed_rope::{
     Dtype, Frequencies, IndexType, Layout, Pairing, Positions, RawIds, RawOperand, RopeSpec,
 };
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const CODE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
+const CODE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/flat.fatbin"));
 /// In a child's environment: measure the load and print milliseconds.
 const LOAD: &str = "CONDENSED_ROPE_BENCH_LOAD";
 /// Launches in a row, before the stream is waited for outside the measurement: well below what a
@@ -88,7 +88,7 @@ fn calls() -> Result<(), Box<dyn Error>> {
     let (words, device) = (words.device_ptr_mut(&stream).0, DeviceProps::H100);
     let planner = Planner { words, spec, device, pdl: Pdl::Off };
     let call = Call { q: raw_q, k: raw_k, positions }.check(&spec)?;
-    let mut launch = planner.rotation(&call).expect("work");
+    let launch = planner.rotation(&call).expect("work");
     let module = context.load_module(Ptx::from_binary(CODE.to_vec()))?;
     let function = module.load_function(&launch.name())?;
     let (grid, block) = (launch.tiling.grid, launch.tiling.block);
@@ -122,7 +122,7 @@ fn calls() -> Result<(), Box<dyn Error>> {
         (samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN), allocations)
     };
     let bare = measure("cuLaunchKernel", &mut || {
-        let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
+        let mut arguments: [*mut c_void; 1] = [launch.params.argument().cast_mut()];
         let (stream, function) = (stream.cu_stream(), function.cu_function());
         // SAFETY: the parameters name the buffers above, which outlive it.
         unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) }

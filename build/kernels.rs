@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The fat binaries, a source each.
-pub const KERNELS: [&str; 3] = ["rotate", "append", "cos_sin"];
+pub const KERNELS: [&str; 4] = ["flat", "rotate", "append", "cos_sin"];
 
 /// Machine code, and the PTX that it is made of: the first of each generation, whose code runs on
 /// the others. L2 hints begin with compute_80, and PDL with compute_90.

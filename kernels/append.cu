@@ -10,6 +10,6 @@
         rope::append_thread<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>(               \
             params, rope::this_thread(), shared);                                          \
     }
-#define ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(KERNEL, KERNEL, name, Q, K, V, GENERAL)
-#define FAST(name, Q, K, V, GENERAL) ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
+#define ENTRY(name, Q, K, V, GENERAL) ROPE_ALL_VARIANTS(KERNEL, name, Q, K, V, GENERAL)
+#define FAST(name, Q, K, V, GENERAL) ROPE_FAST_VARIANTS(KERNEL, name, Q, K, V, GENERAL)
 ROPE_APPEND_ENTRIES(ENTRY, FAST)

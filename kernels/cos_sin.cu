@@ -7,4 +7,4 @@
         name##_##element##_##order##_##BYTES(const __grid_constant__ rope::CosSinParams params) {  \
         rope::cos_sin_thread<rope::Element, JOINED, BYTES>(params, rope::this_thread());           \
     }
-ROPE_VARIANTS(KERNEL, KERNEL, cos_sin)
+ROPE_ALL_VARIANTS(KERNEL, cos_sin)

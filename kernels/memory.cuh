@@ -25,6 +25,17 @@ ROPE_FN Raw<BYTES> load(const char* address) {
     return *reinterpret_cast<const Raw<BYTES>*>(address);
 }
 template <int BYTES>
+ROPE_FN void load_if(bool asked, Raw<BYTES>& raw, const char* address) {
+    static_assert(BYTES == 4, "halves of ids");
+#ifdef __CUDA_ARCH__
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0;\n\t@p ld.global.u32 %0, [%1]; }"
+                 : "+r"(raw.word[0])
+                 : "l"(address), "r"(static_cast<uint32_t>(asked)));
+#else
+    if (asked) raw = load<BYTES>(address);
+#endif
+}
+template <int BYTES>
 ROPE_FN void store(char* address, const Raw<BYTES>& raw) {
     *reinterpret_cast<Raw<BYTES>*>(address) = raw;
 }
@@ -45,27 +56,26 @@ struct Policy {
     }
 };
 
-// Volatile, so that they stay behind `wait_on_dependent_grids`.
+// Volatile, so that they stay behind `wait_on_dependent_grids`. Predicated rather than branched around: see flat.cuh.
 template <int BYTES>
-ROPE_FN Raw<BYTES> load(const char* address, Policy policy) {
-    Raw<BYTES> raw;
+ROPE_FN void load_if(bool asked, Raw<BYTES>& raw, const char* address, Policy policy) {
     auto& w = raw.word;
-#define ROPE_LOAD(type, values, ...)                                    \
-    asm volatile("ld.global.L2::cache_hint." type " " values ";"        \
-                 : __VA_ARGS__                                          \
-                 : "l"(address), "l"(policy.bits))
+#define ROPE_LOAD(predicate, type, values, ...)                        \
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, " predicate ", 0;\n\t" \
+                 "@p ld.global.L2::cache_hint." type " " values "; }"  \
+                 : __VA_ARGS__                                         \
+                 : "l"(address), "l"(policy.bits), "r"(static_cast<uint32_t>(asked)))
     if constexpr (BYTES == 2) {
-        ROPE_LOAD("u16", "%0, [%1], %2", "=h"(w[0]));
+        ROPE_LOAD("%3", "u16", "%0, [%1], %2", "=h"(w[0]));
     } else if constexpr (BYTES == 4) {
-        ROPE_LOAD("u32", "%0, [%1], %2", "=r"(w[0]));
+        ROPE_LOAD("%3", "u32", "%0, [%1], %2", "=r"(w[0]));
     } else if constexpr (BYTES == 8) {
-        ROPE_LOAD("v2.u32", "{%0, %1}, [%2], %3", "=r"(w[0]), "=r"(w[1]));
+        ROPE_LOAD("%4", "v2.u32", "{%0, %1}, [%2], %3", "=r"(w[0]), "=r"(w[1]));
     } else {
-        ROPE_LOAD("v4.u32", "{%0, %1, %2, %3}, [%4], %5", "=r"(w[0]), "=r"(w[1]), "=r"(w[2]),
-                  "=r"(w[3]));
+        ROPE_LOAD("%6", "v4.u32", "{%0, %1, %2, %3}, [%4], %5", "=r"(w[0]), "=r"(w[1]),
+                  "=r"(w[2]), "=r"(w[3]));
     }
 #undef ROPE_LOAD
-    return raw;
 }
 template <int BYTES>
 ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy policy) {
@@ -93,8 +103,8 @@ struct Policy {
     explicit ROPE_FN Policy(L2Hint) {}
 };
 template <int BYTES>
-ROPE_FN Raw<BYTES> load(const char* address, Policy) {
-    return load<BYTES>(address);
+ROPE_FN void load_if(bool asked, Raw<BYTES>& raw, const char* address, Policy) {
+    if (asked) raw = load<BYTES>(address);
 }
 template <int BYTES>
 ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy) {
@@ -102,5 +112,12 @@ ROPE_FN void store(char* address, const Raw<BYTES>& raw, Policy) {
 }
 
 #endif
+
+template <int BYTES>
+ROPE_FN Raw<BYTES> load(const char* address, Policy policy) {
+    Raw<BYTES> raw;
+    load_if(true, raw, address, policy);
+    return raw;
+}
 
 }  // namespace rope

@@ -15,5 +15,5 @@
         rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, GENERAL>(                \
             params, rope::this_thread());                                                \
     }
-#define ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(KERNEL, KERNEL, name, Q, K, GENERAL)
+#define ENTRY(name, Q, K, GENERAL) ROPE_ALL_VARIANTS(KERNEL, name, Q, K, GENERAL)
 ROPE_ENTRIES(ENTRY)

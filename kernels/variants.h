@@ -1,35 +1,52 @@
 // Every kernel variant, in one table: (element name, Element, order, JOINED, vector BYTES) and what is passed along, to
-// FAST where that is the widest vector of a 16-bit type, as in nearly every call of an engine, else to OTHER.
+// FAST where that is the widest vector of a 16-bit type, as in nearly every call of an engine, to WIDE where it is another
+// one of four pairs, else to NARROW.
 //
 // The host picks by element type, pairing and alignment: the widest vector that divides every
-// address and every run of pairs. Split vectors of one element fit anything. No variant takes more
-// than four pairs: wider 16-bit vectors were slower at nearly every size, for want of threads.
-#define ROPE_VARIANTS(FAST, OTHER, ...)             \
-    OTHER(f32, F32, split, false, 16, __VA_ARGS__)  \
-    OTHER(f32, F32, split, false, 8, __VA_ARGS__)   \
-    OTHER(f32, F32, split, false, 4, __VA_ARGS__)   \
-    OTHER(f32, F32, joined, true, 16, __VA_ARGS__)  \
-    OTHER(f32, F32, joined, true, 8, __VA_ARGS__)   \
-    FAST(f16, F16, split, false, 8, __VA_ARGS__)    \
-    OTHER(f16, F16, split, false, 4, __VA_ARGS__)   \
-    OTHER(f16, F16, split, false, 2, __VA_ARGS__)   \
-    FAST(f16, F16, joined, true, 16, __VA_ARGS__)   \
-    OTHER(f16, F16, joined, true, 8, __VA_ARGS__)   \
-    OTHER(f16, F16, joined, true, 4, __VA_ARGS__)   \
-    FAST(bf16, BF16, split, false, 8, __VA_ARGS__)  \
-    OTHER(bf16, BF16, split, false, 4, __VA_ARGS__) \
-    OTHER(bf16, BF16, split, false, 2, __VA_ARGS__) \
-    FAST(bf16, BF16, joined, true, 16, __VA_ARGS__) \
-    OTHER(bf16, BF16, joined, true, 8, __VA_ARGS__) \
-    OTHER(bf16, BF16, joined, true, 4, __VA_ARGS__)
+// address and every run of pairs, or a narrower one, for more threads. Split vectors of one element fit anything. No variant
+// takes more than four pairs: wider 16-bit vectors were slower at nearly every size, for want of threads.
+#define ROPE_VARIANTS(FAST, WIDE, NARROW, ...)       \
+    WIDE(f32, F32, split, false, 16, __VA_ARGS__)    \
+    NARROW(f32, F32, split, false, 8, __VA_ARGS__)   \
+    NARROW(f32, F32, split, false, 4, __VA_ARGS__)   \
+    NARROW(f32, F32, joined, true, 16, __VA_ARGS__)  \
+    NARROW(f32, F32, joined, true, 8, __VA_ARGS__)   \
+    FAST(f16, F16, split, false, 8, __VA_ARGS__)     \
+    NARROW(f16, F16, split, false, 4, __VA_ARGS__)   \
+    NARROW(f16, F16, split, false, 2, __VA_ARGS__)   \
+    FAST(f16, F16, joined, true, 16, __VA_ARGS__)    \
+    NARROW(f16, F16, joined, true, 8, __VA_ARGS__)   \
+    NARROW(f16, F16, joined, true, 4, __VA_ARGS__)   \
+    FAST(bf16, BF16, split, false, 8, __VA_ARGS__)   \
+    NARROW(bf16, BF16, split, false, 4, __VA_ARGS__) \
+    NARROW(bf16, BF16, split, false, 2, __VA_ARGS__) \
+    FAST(bf16, BF16, joined, true, 16, __VA_ARGS__)  \
+    NARROW(bf16, BF16, joined, true, 8, __VA_ARGS__) \
+    NARROW(bf16, BF16, joined, true, 4, __VA_ARGS__)
+#define ROPE_NO_KERNEL(...)
+#define ROPE_ALL_VARIANTS(KERNEL, ...) ROPE_VARIANTS(KERNEL, KERNEL, KERNEL, __VA_ARGS__)
+#define ROPE_FAST_VARIANTS(KERNEL, ...) \
+    ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, ROPE_NO_KERNEL, __VA_ARGS__)
+#define ROPE_NARROW_VARIANTS(KERNEL, ...) \
+    ROPE_VARIANTS(ROPE_NO_KERNEL, ROPE_NO_KERNEL, KERNEL, __VA_ARGS__)
 
-// And every entry of a rotation: ENTRY(name, Q, K, GENERAL), whose thread takes Q heads of q together
-// with K heads of k, or, where K is 0, Q heads of either.
+// And every entry of a rotation in place of one run of tokens: ENTRY(name, Q, K, PDL), whose thread takes Q heads of q
+// together with K heads of k, or, where K is 0, Q heads of either. FAST, NARROW: in those variants alone.
+#define ROPE_FLAT_ENTRIES(ENTRY, FAST, NARROW)     \
+    NARROW(flat_2_0, 2, 0, OFF)                    \
+    ENTRY(flat_1_0, 1, 0, OFF)                     \
+    ENTRY(flat_4_0, 4, 0, OFF)                     \
+    FAST(flat_4_1, 4, 1, OFF)                      \
+    ENTRY(flat_waiting_1_0, 1, 0, ON)              \
+    ENTRY(flat_waiting_4_0, 4, 0, ON)              \
+    FAST(flat_waiting_4_1, 4, 1, ON)               \
+    ENTRY(flat_early_1_0, 1, 0, POSITIONS_READY)   \
+    ENTRY(flat_early_4_0, 4, 0, POSITIONS_READY)   \
+    FAST(flat_early_4_1, 4, 1, POSITIONS_READY)
+
+// And of any other: ENTRY(name, Q, K, GENERAL).
 #define ROPE_ENTRIES(ENTRY)               \
-    ENTRY(rotate_1_0, 1, 0, false)        \
     ENTRY(rotate_2_0, 2, 0, false)        \
-    ENTRY(rotate_4_0, 4, 0, false)        \
-    ENTRY(rotate_4_1, 4, 1, false)        \
     ENTRY(rotate_2_1, 2, 1, false)        \
     ENTRY(rotate_general_2_0, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
@@ -45,7 +62,6 @@
     ENTRY(append_general_2, 2, 0, 0, true)
 
 // The kernels are named <entry>_<element>_<order>_<bytes>; the table's entry is cos_sin.
-#define ROPE_NO_KERNEL(...)
 
 // Threads in a block, at most; a row of 512 pairs at one pair a thread still fits.
 #define ROPE_MAX_THREADS 512

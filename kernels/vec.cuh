@@ -142,6 +142,13 @@ struct Pairs {
             raw[i] = rope::load<BYTES>(address + i * partner, policy...);
         }
     }
+    template <class Policy>
+    ROPE_FN void load_if(bool asked, const char* address, uint32_t partner, Policy policy) {
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            rope::load_if<BYTES>(asked, raw[i], address + i * partner, policy);
+        }
+    }
     template <class... Policy>
     ROPE_FN void store(char* address, uint32_t partner, Policy... policy) const {
 #pragma unroll

@@ -1,30 +1,40 @@
 //! The sweep behind the tiling table: every way to cut a rotation's heads into threads and blocks, beside the
 //! one that the table takes; then the table that follows from it. For the owner of another device than an H100.
 //!
-//! DRAM-cold and, where q and k fit L2, L2-hot; bf16, half-split. Twenty seconds on an H100.
+//! DRAM-cold and, where q and k fit L2, L2-hot, launched plainly and with PDL; bf16, half-split. Three minutes on an H100.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::ffi::c_void;
 
-use condensed_rope::cuda::Pdl;
-use condensed_rope::cuda::cudarc::driver::{CudaFunction, result, sys};
+use condensed_rope::cuda::cudarc::driver::{CudaFunction, sys};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
-use condensed_rope::plan::{Call, Cut, DeviceProps, Entry, Kernel, Launch, Planner, RotateParams};
+use condensed_rope::cuda::{self, Pdl};
+use condensed_rope::plan::{
+    Call, Cut, DeviceProps, Entry, Kernel, Launch, Planner, RotationParams,
+};
 use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions, RawOperand, RopeSpec};
 
 use crate::cases::Cache;
 use crate::device::{Device, Replays};
 
-const CODE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
+const CODE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/flat.fatbin"));
 const HEADS: [[usize; 2]; 6] = [[32, 8], [32, 32], [16, 8], [64, 8], [128, 1], [12, 12]];
-const TOKENS: [usize; 8] = [1, 16, 128, 512, 1024, 2048, 4096, 32_768];
+const TOKENS: [usize; 10] = [1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 32_768];
+const PDL: [Pdl; 2] = [Pdl::Off, Pdl::PositionsReady];
 const HOT: usize = 44 << 20;
+/// What DRAM-cold launches walk over, of 8192 buffers at most: more than L2.
+const COLD: usize = 128 << 20;
 const HEAD_DIM: usize = 128;
 const ROWS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 const THREADS: [usize; 4] = [64, 128, 256, 512];
 /// Threads a multiprocessor, at one head each, up to which a line of the table goes.
-const BORDERS: [usize; 7] = [256, 1024, 2048, 4096, 8192, 12_288, usize::MAX];
+const BORDERS: [usize; 9] = [16, 128, 512, 1600, 4096, 8192, 12_288, 37_000, usize::MAX];
+
+/// Choices of a line that are printed.
+const SHOWN: usize = 8;
+
+/// What a cut says, apart from the kernels' form: heads of q and of k, pairs, rows of heads, threads.
+type Choice = [usize; 5];
 
 pub fn run() -> Result<(), Box<dyn Error>> {
     let device = Device::open()?;
@@ -39,90 +49,102 @@ pub fn run() -> Result<(), Box<dyn Error>> {
     words.synchronize()?;
     let spec = RopeSpec::of(&host_words, Pairing::HalfSplit);
     let address = on_device.leak();
-    let planner = Planner {
-        words: address,
-        spec,
-        device: DeviceProps { multiprocessors, l2_bytes },
-        pdl: Pdl::Off,
-    };
     println!("{}: {multiprocessors} multiprocessors", device.name());
     println!(
-        "{:>9}{:>8}{:>10}{:>10}{:>8}   the fastest (entry, heads a block, threads); the table's",
-        "heads", "tokens", "cache", "best us", "table"
+        "{:>9}{:>8}{:>10}{:>5}{:>10}{:>8}   the fastest (heads a thread, pairs, heads a block, threads); the table's",
+        "heads", "tokens", "cache", "pdl", "best us", "table"
     );
-    let cuts = cuts();
-    let mut lines = BTreeMap::<(usize, bool), Line>::new();
-    for heads in HEADS {
-        for tokens in TOKENS {
-            for cache in [Cache::Rotating, Cache::Hot] {
-                let bytes = tokens * (heads[0] + heads[1]) * HEAD_DIM * 2;
-                if cache == Cache::Hot && bytes > HOT {
-                    continue;
-                }
-                let replays = Replays::new(device.pool(), bytes.next_multiple_of(256), cache);
-                let sweep = Sweep { device: &device, planner: &planner, heads, tokens };
-                let time = |cut: Cut| -> Result<f64, Box<dyn Error>> {
-                    let name = sweep.launch(0, Some(cut)).name();
-                    let function = module.load_function(&name)?;
-                    let count = replays.launches.min(256);
-                    let graph = device.capture(&replays, count, &|i| {
-                        sweep.submit(&function, replays.address(i), cut);
-                    });
-                    Ok(device.median::<3>(&graph))
-                };
-                let of_table = sweep.table();
-                let table = time(of_table)?;
-                // Cuts that make the same launch are timed once.
-                let mut launches = BTreeMap::new();
-                let mut times = Vec::with_capacity(cuts.len());
-                for &cut in &cuts {
-                    let launch = sweep.launch(0, Some(cut));
-                    let key = (launch.name(), launch.tiling.grid, launch.tiling.block);
-                    let us = match launches.get(&key) {
-                        Some(us) => *us,
-                        None => time(cut)?,
-                    };
-                    launches.insert(key, us);
-                    times.push(us);
-                }
-                let (best, least) = cheapest(&cuts, &times);
-                let (cut, us) = if least < table { (best, least) } else { (of_table, table) };
-                print!("{:>9}{tokens:>8}", format!("{}+{}", heads[0], heads[1]));
-                print!("{:>10}{us:>10.2}{:>8.3}   ", cache.name(), table / us);
-                println!("{}; {}", shown(cut), shown(of_table));
-                let threads = HEAD_DIM / 8 * (heads[0] + heads[1]) * tokens / multiprocessors;
-                let border = BORDERS.into_iter().find(|border| threads <= *border);
-                let key = (border.unwrap_or(usize::MAX), heads[0] >= 2 * heads[1]);
-                let line = lines.entry(key).or_default();
-                line.cases += 1;
-                line.table += (table / us).ln();
-                line.cuts.resize(cuts.len(), 0.0);
-                for (sum, time) in line.cuts.iter_mut().zip(times) {
-                    *sum += (time / us).ln();
-                }
-            }
+    let choices = choices();
+    let mut lines = BTreeMap::<(bool, usize, bool), Line>::new();
+    for (pdl, heads, tokens, cache) in cases() {
+        let device_props = DeviceProps { multiprocessors, l2_bytes };
+        let planner = Planner { words: address, spec, device: device_props, pdl };
+        let bytes = tokens * (heads[0] + heads[1]) * HEAD_DIM * 2;
+        let replays = Replays::new(device.pool(), bytes.next_multiple_of(256), cache);
+        let sweep = Sweep { device: &device, planner: &planner, heads, tokens };
+        let time = |choice: Choice| -> Result<f64, Box<dyn Error>> {
+            let name = sweep.launch(0, Some(choice)).name();
+            let function = module.load_function(&name)?;
+            let count = replays.launches.min((COLD / bytes).max(16));
+            let graph = device.capture(&replays, count, &|i| {
+                sweep.submit(&function, replays.address(i), choice);
+            });
+            Ok(device.median::<3>(&graph))
+        };
+        let of_table = sweep.table();
+        let table = time(of_table)?;
+        // Choices that make the same launch are timed once.
+        let mut launches = BTreeMap::new();
+        let mut times = Vec::with_capacity(choices.len());
+        for &choice in &choices {
+            let launch = sweep.launch(0, Some(choice));
+            let key = (launch.name(), launch.tiling.grid, launch.tiling.block);
+            let us = match launches.get(&key) {
+                Some(us) => *us,
+                None => time(choice)?,
+            };
+            launches.insert(key, us);
+            times.push(us);
+        }
+        let (best, least) = cheapest(&choices, &times);
+        let (choice, us) = if least < table { (best, least) } else { (of_table, table) };
+        let early = pdl != Pdl::Off;
+        print!("{:>9}{tokens:>8}", format!("{}+{}", heads[0], heads[1]));
+        print!("{:>10}{:>5}{us:>10.2}{:>8.3}   ", cache.name(), mark(early), table / us);
+        println!("{}; {}", shown(choice), shown(of_table));
+        let threads = HEAD_DIM / 8 * (heads[0] + heads[1]) * tokens / multiprocessors;
+        let border = BORDERS.into_iter().find(|border| threads <= *border);
+        let key = (early, border.unwrap_or(usize::MAX), heads[0] >= 2 * heads[1]);
+        let line = lines.entry(key).or_default();
+        line.cases += 1;
+        line.table += (table / us).ln();
+        line.choices.resize(choices.len(), 0.0);
+        for (sum, time) in line.choices.iter_mut().zip(times) {
+            *sum += (time / us).ln();
         }
     }
     println!(
-        "\nthe table that follows: the cut that loses least to each case's best, DRAM-cold and L2-hot"
+        "\nthe table that follows: what loses least to each case's best, DRAM-cold and L2-hot"
     );
-    println!("{:>12}{:>12}{:>16}{:>8}{:>10}", "threads/SM", "heads", "cut", "loses", "today's");
-    for ((border, grouped), Line { cases, table, cuts: sums }) in &lines {
-        let (cut, sum) = cheapest(&cuts, sums);
+    println!("{:>5}{:>12}{:>10}{:>9}   what loses least", "pdl", "threads/SM", "heads", "today's");
+    for ((early, border, grouped), Line { cases, table, choices: sums }) in &lines {
         let border = if *border == usize::MAX { "more".to_owned() } else { format!("<= {border}") };
         let heads = if *grouped { "q >= 2 k" } else { "q < 2 k" };
         let percent =
             |sum: f64| format!("{:.1} %", 100.0 * ((sum / f64::from(*cases)).exp() - 1.0));
-        println!(
-            "{border:>12}{heads:>12}{:>16}{:>8}{:>10}",
-            shown(cut),
-            percent(sum),
-            percent(*table)
-        );
+        print!("{:>5}{border:>12}{heads:>10}{:>9}", mark(*early), percent(*table));
+        let mut best: Vec<_> = choices.iter().zip(sums).collect();
+        best.sort_by(|a, b| a.1.total_cmp(b.1));
+        for (choice, sum) in best.into_iter().take(SHOWN) {
+            print!("   {} {:>6}", shown(*choice), percent(*sum));
+        }
+        println!();
     }
     // SAFETY: what was leaked above.
     drop(unsafe { words.upgrade_device_ptr::<u64>(address, host_words.words().len()) });
     Ok(())
+}
+
+fn mark(early: bool) -> &'static str {
+    if early { "yes" } else { "no" }
+}
+
+/// What is swept; DRAM-cold and L2-hot.
+fn cases() -> impl Iterator<Item = (Pdl, [usize; 2], usize, Cache)> {
+    let shapes = HEADS.into_iter().flat_map(|heads| TOKENS.map(|tokens| (heads, tokens)));
+    let shapes =
+        shapes.flat_map(|(heads, tokens)| PDL.map(|pdl| (pdl, heads, tokens))).filter(fits_pdl);
+    let caches = [Cache::Rotating, Cache::Hot];
+    let cases = shapes
+        .flat_map(move |(pdl, heads, tokens)| caches.map(|cache| (pdl, heads, tokens, cache)));
+    cases.filter(|(_, heads, tokens, cache)| {
+        *cache != Cache::Hot || tokens * (heads[0] + heads[1]) * HEAD_DIM * 2 <= HOT
+    })
+}
+
+/// Larger launches are plain ones whatever is asked for.
+fn fits_pdl(&(pdl, _, tokens): &(Pdl, [usize; 2], usize)) -> bool {
+    pdl == Pdl::Off || tokens <= 2048
 }
 
 /// A line of the table: what its cases lost to their best, as sums of logarithms.
@@ -130,29 +152,31 @@ pub fn run() -> Result<(), Box<dyn Error>> {
 struct Line {
     cases: u32,
     table: f64,
-    /// Of each cut.
-    cuts: Vec<f64>,
+    /// Of each choice.
+    choices: Vec<f64>,
 }
 
-/// The cut that costs least, and what it costs.
-fn cheapest(cuts: &[Cut], costs: &[f64]) -> (Cut, f64) {
-    let pairs = cuts.iter().copied().zip(costs.iter().copied());
-    pairs.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are cuts")
+/// The choice that costs least, and what it costs.
+fn cheapest(choices: &[Choice], costs: &[f64]) -> (Choice, f64) {
+    let pairs = choices.iter().copied().zip(costs.iter().copied());
+    pairs.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are choices")
 }
 
-/// Every entry, rows of heads and threads.
-fn cuts() -> Vec<Cut> {
-    let entries = Entry::ALL.into_iter().filter(|entry| !entry.general);
-    let with_rows = entries.flat_map(|entry| ROWS.map(|rows| (entry, rows)));
+/// Every entry, pairs, rows of heads and threads.
+fn choices() -> Vec<Choice> {
+    let entries = [[1, 0], [2, 0], [4, 0], [4, 1]];
+    let with_pairs = entries.into_iter().flat_map(|[q, k]| [4, 2, 1].map(|pairs| [q, k, pairs]));
+    // Heads of q and k together in the widest vectors alone.
+    let with_pairs = with_pairs.filter(|[_, k, pairs]| *k == 0 || *pairs == 4);
+    let with_rows = with_pairs.flat_map(|[q, k, pairs]| ROWS.map(|rows| [q, k, pairs, rows]));
     with_rows
-        .flat_map(|(entry, heads_per_block)| {
-            THREADS.map(|threads| Cut { entry, heads_per_block, threads })
-        })
+        .flat_map(|[q, k, pairs, rows]| THREADS.map(|threads| [q, k, pairs, rows, threads]))
+        .filter(|[_, _, pairs, _, threads]| HEAD_DIM / 2 / pairs <= *threads)
         .collect()
 }
 
-fn shown(Cut { entry, heads_per_block, threads }: Cut) -> String {
-    format!("{}_{} {heads_per_block} {threads}", entry.q_heads, entry.k_heads)
+fn shown([q, k, pairs, rows, threads]: Choice) -> String {
+    format!("{q}_{k} {pairs} {rows} {threads}")
 }
 
 /// One shape.
@@ -165,7 +189,7 @@ struct Sweep<'a> {
 
 impl Sweep<'_> {
     /// Another buffer than the pool's first one moves every address alike.
-    fn launch(&self, address: u64, cut: Option<Cut>) -> Launch<RotateParams> {
+    fn launch(&self, address: u64, choice: Option<Choice>) -> Launch<RotationParams> {
         let address = if address == 0 { self.device.pool() } else { address };
         let q_bytes = (self.tokens * self.heads[0] * HEAD_DIM * 2) as u64;
         let operand = |address, heads| {
@@ -175,28 +199,32 @@ impl Sweep<'_> {
         let (q, k) = (operand(address, self.heads[0]), operand(address + q_bytes, self.heads[1]));
         let call = Call { q, k, positions: Positions::consecutive(0) };
         let call = call.check(&self.planner.spec).expect("a valid call");
-        let launch = self.planner.rotation_by(&call, |work, multiprocessors| {
-            cut.unwrap_or_else(|| Cut::of(work, multiprocessors))
+        let launch = self.planner.rotation_by(&call, |work, multiprocessors| match choice {
+            None => Cut::of(work, multiprocessors),
+            Some([q, k, pairs, rows, threads]) => {
+                let entry = Entry::new(work.form, q, k);
+                let heads_per_block = rows.min(threads / work.width(pairs));
+                Cut { entry, pairs, heads_per_block, threads }
+            }
         });
         launch.expect("work")
     }
 
-    /// The cut that the table takes.
-    fn table(&self) -> Cut {
+    /// What the table takes.
+    fn table(&self) -> Choice {
         let launch = self.launch(0, None);
-        let Kernel::Rotate(entry) = launch.kernel else { unreachable!("a rotation") };
+        let Kernel::Rotate(Entry { q_heads, k_heads, .. }) = launch.kernel else {
+            unreachable!("a rotation")
+        };
         let (x, y, z) = launch.tiling.block;
         let [x, y, z] = [x, y, z].map(|n| n as usize);
-        Cut { entry, heads_per_block: y, threads: x * y * z }
+        [q_heads, k_heads, launch.variant.pairs(), y, x * y * z]
     }
 
-    fn submit(&self, function: &CudaFunction, address: u64, cut: Cut) {
-        let mut launch = self.launch(address, Some(cut));
-        let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
-        let (grid, block) = (launch.tiling.grid, launch.tiling.block);
+    fn submit(&self, function: &CudaFunction, address: u64, choice: Choice) {
+        let launch = self.launch(address, Some(choice));
         let (stream, function) = (self.device.stream().cu_stream(), function.cu_function());
         // SAFETY: the parameters name memory of the pool, which outlives the launches.
-        unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) }
-            .expect("a launch");
+        unsafe { cuda::launch_on(stream, function, &launch) }.expect("a launch");
     }
 }

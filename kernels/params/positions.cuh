@@ -1,7 +1,7 @@
 // Where a token's position comes from. Every i64 is a valid position.
 #pragma once
 
-#include "../arith.cuh"
+#include "../memory.cuh"
 
 namespace rope {
 
@@ -26,6 +26,13 @@ struct Ids {
         const char* id = first + offset;
         return {*reinterpret_cast<const uint32_t*>(id),
                 *reinterpret_cast<const uint32_t*>(id + (GENERAL ? upper & 4 : upper))};
+    }
+    ROPE_FN Halves load_if(bool asked, uint64_t offset) const {
+        const char* id = first + offset;
+        Raw<4> low = {}, high = {};
+        rope::load_if<4>(asked, low, id);
+        rope::load_if<4>(asked, high, id + upper);
+        return {low.word[0], high.word[0]};
     }
     template <bool GENERAL>
     ROPE_FN uint64_t value(const Halves& id) const {

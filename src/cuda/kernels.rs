@@ -9,10 +9,11 @@ use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
 use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::context::{Current, OutsideCaptures, borrowed, driver, library};
-use crate::plan::{DeviceProps, Kernel, Launch, Pdl, Variant};
+use crate::plan::{DeviceProps, Entry, Form, Kernel, Launch, Params, Pdl, Variant};
 use crate::{Error, Result};
 
 /// Machine code and PTX; the driver takes what suits the device.
+const FLAT: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/flat.fatbin"));
 const ROTATE: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/rotate.fatbin"));
 const APPEND: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/append.fatbin"));
 const COS_SIN: &[u8] = include_bytes!(concat!(env!("CONDENSED_ROPE_KERNELS"), "/cos_sin.fatbin"));
@@ -108,8 +109,10 @@ impl Kernels {
         let l2_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let _current = Current::enter(context).map_err(&loading)?;
         let _relaxed = OutsideCaptures::enter();
-        let plain = Functions::load(context, 0, &[ROTATE, COS_SIN], |kernel| {
-            usize::from(kernel == Kernel::CosSin)
+        let plain = Functions::load(context, 0, &[FLAT, ROTATE, COS_SIN], |kernel| match kernel {
+            Kernel::Rotate(Entry { form: Form::Flat(_), .. }) => 0,
+            Kernel::Rotate(_) => 1,
+            _ => 2,
         });
         let plain = plain.map_err(refused(DOING))?;
         let device = DeviceProps {
@@ -192,53 +195,62 @@ impl Kernels {
     }
 
     /// # Safety
-    /// The context is current and `stream` is one of it; `P` are the kernel's parameters, and until the
-    /// launch has run, all memory that they name is valid for what it does there, and nothing else writes
-    /// to it.
-    pub(super) unsafe fn submit<P>(
+    /// The context is current and `stream` is one of it; until the launch has run, all memory that its
+    /// parameters name is valid for what it does there, and nothing else writes to it.
+    pub(super) unsafe fn submit<P: Params>(
         &self,
         stream: CUstream,
         launch: Option<Launch<P>>,
     ) -> Result<()> {
-        let Some(mut launch) = launch else { return Ok(()) };
+        let Some(launch) = launch else { return Ok(()) };
         let (kernel, variant) = (launch.kernel.index(), launch.variant.index());
         let function = match kernel.checked_sub(Kernel::PLAIN) {
             None => self.0.plain.table[kernel][variant],
             Some(kernel) => self.append()?.table[kernel][variant],
         };
-        let (grid, block) = (launch.tiling.grid, launch.tiling.block);
-        let mut arguments = [(&raw mut launch.params).cast::<c_void>()];
-        if launch.pdl == Pdl::Off {
-            // SAFETY: the kernel takes one `P` by value; checks and tiling keep its threads within the
-            // tensors, which the caller promised are valid.
-            return unsafe {
-                result::launch_kernel(function, grid, block, 0, stream, &mut arguments)
-            }
-            .map_err(driver("launching"));
-        }
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: grid.0,
-            gridDimY: grid.1,
-            gridDimZ: grid.2,
-            blockDimX: block.0,
-            blockDimY: block.1,
-            blockDimZ: block.2,
-            sharedMemBytes: 0,
-            hStream: stream,
-            attrs: &raw mut early,
-            numAttrs: 1,
-        };
-        let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
-        // SAFETY: as above; and the kernel waits for the one before it.
-        unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }
-            .result()
-            .map_err(driver("launching"))
+        // SAFETY: the function is the launch's kernel; the rest is the caller's promise.
+        unsafe { launch_on(stream, function, &launch) }.map_err(driver("launching"))
     }
+}
+
+/// For benches, which bring functions of their own.
+///
+/// # Safety
+/// As of [`Kernels::submit`]; and `function` is the launch's kernel.
+#[doc(hidden)]
+pub unsafe fn launch_on<P: Params>(
+    stream: CUstream,
+    function: CUfunction,
+    launch: &Launch<P>,
+) -> std::result::Result<(), DriverError> {
+    let (grid, block) = (launch.tiling.grid, launch.tiling.block);
+    // Which the driver copies from, and does not write to.
+    let mut arguments: [*mut c_void; 1] = [launch.params.argument().cast_mut()];
+    if launch.pdl == Pdl::Off {
+        // SAFETY: the kernel takes by value what the parameters point to; checks and tiling keep its
+        // threads within the tensors, which the caller promised are valid.
+        return unsafe { result::launch_kernel(function, grid, block, 0, stream, &mut arguments) };
+    }
+    let mut early = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: grid.0,
+        gridDimY: grid.1,
+        gridDimZ: grid.2,
+        blockDimX: block.0,
+        blockDimY: block.1,
+        blockDimZ: block.2,
+        sharedMemBytes: 0,
+        hStream: stream,
+        attrs: &raw mut early,
+        numAttrs: 1,
+    };
+    let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+    // SAFETY: as above; and the kernel waits for the one before it.
+    unsafe { sys::cuLaunchKernelEx(&config, function, arguments, extra) }.result()
 }
 
 /// The CUDA release that the driver is of.

@@ -64,7 +64,7 @@ pub use context::{RawStream, context};
 pub use cudarc;
 #[cfg(doc)]
 use cudarc::driver::CudaContext;
-pub use kernels::{COMPILER, Kernels};
+pub use kernels::{COMPILER, Kernels, launch_on};
 pub use memory::{Append, Buffer, Device, Tensor};
 pub use operands::{DeviceElement, Heads, Ids, View, ViewMut};
 pub use rope::Rope;

@@ -8,6 +8,7 @@ mod l2_hint;
 mod launch;
 mod params;
 mod pdl;
+mod rotation;
 mod source;
 mod tiling;
 mod variant;
@@ -15,10 +16,13 @@ mod variant;
 pub use crate::call::{Call, Checked, CheckedAppend, CheckedTable, Table};
 pub use append::{AppendCut, AppendWork};
 pub use l2_hint::{L2Hint, Traffic};
-pub use launch::{DeviceProps, Launch, Planner};
+pub use launch::{DeviceProps, Launch, Params, Planner};
 pub use params::TokenPositions;
 pub use params::{AppendParams, Axes, CosSinParams, Divisor, Field, FrequencySets, HeadShape, Ids};
-pub use params::{KvPages, PassThrough, RotateParams, Rows, STRUCTS, Scale, SlotMapping};
+pub use params::{
+    FlatParams, KvPages, PassThrough, RotateParams, Rows, STRUCTS, Scale, SlotMapping,
+};
 pub use pdl::Pdl;
+pub use rotation::RotationParams;
 pub use tiling::{Cut, Tiling, Work};
-pub use variant::{AppendEntry, Entry, Kernel, Variant};
+pub use variant::{AppendEntry, Entry, Form, Kernel, Variant};

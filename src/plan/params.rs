@@ -1,7 +1,6 @@
 //! The kernels' parameters: the structs of `kernels/params/`, field for field. The tests compare names,
 //! offsets and sizes with those of the C++ ones.
 
-use super::L2Hint;
 use crate::call::IdStrides;
 use crate::{Address, Dtype, IndexType, Layout, Pdl, RawIds, Sections};
 
@@ -101,7 +100,30 @@ abi! {
         pub shift: u32,
     }
 
-    /// Of the rotation.
+    /// Of the rotation in place of one run of tokens.
+    pub struct FlatParams {
+        pub first: [Address; 2],
+        /// Bytes, of q and of k, from one token and from one head to the next.
+        pub token: [u32; 2],
+        pub head: [u32; 2],
+        pub heads: [u16; 2],
+        pub q_slices: u16,
+        pub partner: u16,
+        pub heads_per_block: u16,
+        pub tokens_per_block: u16,
+        pub load_hint: u32,
+        pub tokens: u32,
+        pub counts: u32,
+        pub steps: Address,
+        pub ids: Ids,
+        pub start: i64,
+        pub cos_factor: f32,
+        pub sin_factor: f32,
+        pub store_hint: u32,
+        pub reserved: u32,
+    }
+
+    /// Of any other rotation.
     pub struct RotateParams {
         pub steps: Address,
         pub seq: Divisor,
@@ -284,12 +306,6 @@ impl Divisor {
         let shift = u32::BITS - (value - 1).leading_zeros();
         let multiplier = (1u64 << (31 + shift)).div_ceil(u64::from(value));
         Self { value, multiplier: multiplier as u32, shift }
-    }
-}
-
-impl RotateParams {
-    pub fn hint(&self) -> L2Hint {
-        L2Hint { load: self.load_hint, store: self.store_hint }
     }
 }
 

@@ -1,35 +1,51 @@
 //! The kernels: which there are, and which vectors fit a call.
 
 use super::params::Rows;
-use crate::{Dtype, Pairing};
+use crate::{Dtype, Pairing, Pdl};
 
-/// One entry of a rotation, in all variants: `ROPE_ENTRIES` of `kernels/variants.h`. A thread takes
+/// Which of the rotation's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In place, and tokens in one run: `flat.cu`. In the order of work that suits the launch.
+    Flat(Pdl),
+    /// Any other: `rotate.cu`.
+    Strided,
+    /// The same, by several positions a token, by one of several sets of frequencies, or by `u32` ids.
+    General,
+}
+
+/// One entry of a rotation, in all variants: `ROPE_FLAT_ENTRIES` and `ROPE_ENTRIES` of `kernels/variants.h`. A thread takes
 /// `q_heads` of q together with `k_heads` of k; or, where that is 0, `q_heads` of either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
+    pub form: Form,
     pub q_heads: usize,
     pub k_heads: usize,
-    /// By several positions a token, by one of several sets of frequencies, or by `u32` ids.
-    pub general: bool,
 }
 
 impl Entry {
-    pub const ALL: [Self; 7] = [
-        Self::plain(1, 0),
-        Self::plain(2, 0),
-        Self::plain(4, 0),
-        Self::plain(4, 1),
-        Self::plain(2, 1),
-        Self::general(2, 0),
-        Self::general(2, 1),
-    ];
+    pub const COUNT: usize = 4 + 2 * 3 + 2 * 2;
 
-    pub const fn plain(q_heads: usize, k_heads: usize) -> Self {
-        Self { q_heads, k_heads, general: false }
+    pub fn all() -> impl Iterator<Item = Self> {
+        let flat = |pdl| [(1, 0), (4, 0), (4, 1)].map(|(q, k)| Self::new(Form::Flat(pdl), q, k));
+        let others = |form| [(2, 0), (2, 1)].map(|(q, k)| Self::new(form, q, k));
+        [Self::new(Form::Flat(Pdl::Off), 2, 0)]
+            .into_iter()
+            .chain([Pdl::Off, Pdl::On, Pdl::PositionsReady].into_iter().flat_map(flat))
+            .chain([Form::Strided, Form::General].into_iter().flat_map(others))
     }
 
-    pub const fn general(q_heads: usize, k_heads: usize) -> Self {
-        Self { q_heads, k_heads, general: true }
+    /// Whether it is compiled in a variant: of flat ones q and k together in the fast ones, and two heads in narrow ones.
+    fn is_in(self, variant: Variant) -> bool {
+        match (self.form, self.heads()) {
+            (Form::Flat(_), _) if self.is_together() => variant.is_fast(),
+            (Form::Flat(_), [2, _]) => variant.pairs() < Variant::MOST_PAIRS,
+            _ => true,
+        }
+    }
+
+    pub const fn new(form: Form, q_heads: usize, k_heads: usize) -> Self {
+        Self { form, q_heads, k_heads }
     }
 
     /// Heads of q and of k that one thread takes.
@@ -40,6 +56,17 @@ impl Entry {
     /// Whether a block works on q and k, not on one of them.
     pub fn is_together(self) -> bool {
         self.k_heads > 0
+    }
+
+    fn name(self) -> String {
+        let form = match self.form {
+            Form::Flat(Pdl::Off) => "flat",
+            Form::Flat(Pdl::On) => "flat_waiting",
+            Form::Flat(Pdl::PositionsReady) => "flat_early",
+            Form::Strided => "rotate",
+            Form::General => "rotate_general",
+        };
+        format!("{form}_{}_{}", self.q_heads, self.k_heads)
     }
 }
 
@@ -92,10 +119,10 @@ pub enum Kernel {
 impl Kernel {
     pub const COUNT: usize = Self::PLAIN + AppendEntry::ALL.len();
     /// Those of the rotation and the table; the others have a module of their own.
-    pub const PLAIN: usize = Entry::ALL.len() + 1;
+    pub const PLAIN: usize = Entry::COUNT + 1;
 
     pub fn all() -> impl Iterator<Item = Self> {
-        let plain = Entry::ALL.into_iter().map(Self::Rotate).chain([Self::CosSin]);
+        let plain = Entry::all().map(Self::Rotate).chain([Self::CosSin]);
         plain.chain(AppendEntry::ALL.into_iter().map(Self::Append))
     }
 
@@ -103,7 +130,8 @@ impl Kernel {
     pub fn variants(self) -> impl Iterator<Item = Variant> {
         Variant::all().filter(move |variant| match self {
             Self::Append(entry) => !entry.is_together() || variant.is_fast(),
-            _ => true,
+            Self::Rotate(entry) => entry.is_in(*variant),
+            Self::CosSin => true,
         })
     }
 
@@ -117,10 +145,7 @@ impl Kernel {
         let Variant { dtype, joined, bytes } = variant;
         let (dtype, order) = (dtype.name(), if joined { "joined" } else { "split" });
         match self {
-            Self::Rotate(Entry { q_heads, k_heads, general }) => {
-                let general = if general { "general_" } else { "" };
-                format!("rotate_{general}{q_heads}_{k_heads}_{dtype}_{order}_{bytes}")
-            }
+            Self::Rotate(entry) => format!("{}_{dtype}_{order}_{bytes}", entry.name()),
             Self::CosSin => format!("cos_sin_{dtype}_{order}_{bytes}"),
             Self::Append(entry) => format!("{}_{dtype}_{order}_{bytes}", entry.name()),
         }
@@ -139,6 +164,8 @@ pub struct Variant {
 
 impl Variant {
     pub const COUNT: usize = 3 * 2 * 4;
+    /// Pairs of a thread: see kernels/variants.h.
+    const MOST_PAIRS: usize = 4;
 
     pub fn all() -> impl Iterator<Item = Self> {
         Dtype::ALL.into_iter().flat_map(|dtype| {
@@ -146,11 +173,11 @@ impl Variant {
         })
     }
 
-    /// Widest first. At most four pairs: see kernels/variants.h.
+    /// Widest first.
     fn of(dtype: Dtype, joined: bool) -> impl Iterator<Item = Self> {
         let pair = if joined { 2 * dtype.size() } else { dtype.size() };
         let variant = move |pairs| Self { dtype, joined, bytes: pairs * pair };
-        [4, 2, 1].into_iter().map(variant).filter(|variant| variant.bytes <= 16)
+        [Self::MOST_PAIRS, 2, 1].into_iter().map(variant).filter(|variant| variant.bytes <= 16)
     }
 
     /// Its place in a table of all of them.
@@ -166,6 +193,11 @@ impl Variant {
     /// Channel pairs that one thread takes.
     pub fn pairs(self) -> usize {
         self.bytes / self.dtype.size() / if self.joined { 2 } else { 1 }
+    }
+
+    /// The same with at most so many pairs: what divides addresses and runs for more divides them for fewer.
+    pub fn narrowed(self, pairs: usize) -> Self {
+        Self { bytes: self.bytes / (self.pairs() / pairs.min(self.pairs())), ..self }
     }
 
     /// The widest vectors that divide the run of pairs and every address that has bits of `bits` set,
@@ -213,8 +245,10 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        // Of the two entries for three tensors the fast variants: of two types in two orders.
-        assert_eq!(names.len(), (Kernel::COUNT - 2) * 17 + 2 * 4);
+        // Of the entries for several tensors the fast variants: of two types in two orders. Of two heads of a run those
+        // of fewer than four pairs.
+        let together = 3 + 2;
+        assert_eq!(names.len(), (Kernel::COUNT - together - 1) * 17 + together * 4 + 12);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }
 

@@ -8,6 +8,7 @@
 
 #include "append.cuh"
 #include "cos_sin.cuh"
+#include "flat.cuh"
 #include "rotate.cuh"
 #include "variants.h"
 
@@ -81,6 +82,17 @@ void append_block(const Block& block) {
 }
 
 const Kernel KERNELS[] = {
+#define FLAT(element, Element, order, JOINED, BYTES, name, Q, K, PDL)               \
+    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {             \
+         block.each([&](const rope::Thread& at, size_t) {                           \
+             rope::flat_thread<rope::Element, JOINED, BYTES, Q, K, rope::PDL>(      \
+                 *static_cast<const rope::FlatParams*>(block.params), at);          \
+         });                                                                        \
+     }},
+#define FLAT_ENTRY(name, Q, K, PDL) ROPE_ALL_VARIANTS(FLAT, name, Q, K, PDL)
+#define FLAT_FAST(name, Q, K, PDL) ROPE_FAST_VARIANTS(FLAT, name, Q, K, PDL)
+#define FLAT_NARROW(name, Q, K, PDL) ROPE_NARROW_VARIANTS(FLAT, name, Q, K, PDL)
+    ROPE_FLAT_ENTRIES(FLAT_ENTRY, FLAT_FAST, FLAT_NARROW)
 #define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, GENERAL)                 \
     {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {                     \
          block.each([&](const rope::Thread& at, size_t) {                                   \
@@ -88,14 +100,13 @@ const Kernel KERNELS[] = {
                  *static_cast<const rope::RotateParams*>(block.params), at);                \
          });                                                                                \
      }},
-#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_VARIANTS(ROTATE, ROTATE, name, Q, K, GENERAL)
+#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_ALL_VARIANTS(ROTATE, name, Q, K, GENERAL)
     ROPE_ENTRIES(ROTATE_ENTRY)
 #define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL) \
     {#name "_" #element "_" #order "_" #BYTES,                                 \
      append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
-#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_VARIANTS(APPEND, APPEND, name, Q, K, V, GENERAL)
-#define FAST_ENTRY(name, Q, K, V, GENERAL) \
-    ROPE_VARIANTS(APPEND, ROPE_NO_KERNEL, name, Q, K, V, GENERAL)
+#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_ALL_VARIANTS(APPEND, name, Q, K, V, GENERAL)
+#define FAST_ENTRY(name, Q, K, V, GENERAL) ROPE_FAST_VARIANTS(APPEND, name, Q, K, V, GENERAL)
     ROPE_APPEND_ENTRIES(APPEND_ENTRY, FAST_ENTRY)
 #define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
     {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
@@ -104,7 +115,7 @@ const Kernel KERNELS[] = {
                  *static_cast<const rope::CosSinParams*>(block.params), at);  \
          });                                                                  \
      }},
-    ROPE_VARIANTS(COS_SIN, COS_SIN, cos_sin)
+    ROPE_ALL_VARIANTS(COS_SIN, cos_sin)
 };
 
 struct Field {
@@ -127,6 +138,13 @@ const Field FIELDS[] = {
     F(Axes, codes) F(Axes, fourth)
     S(FrequencySets) F(FrequencySets, ids) F(FrequencySets, stride) F(FrequencySets, last)
     S(Divisor) F(Divisor, value) F(Divisor, multiplier) F(Divisor, shift)
+    S(FlatParams) F(FlatParams, first) F(FlatParams, token) F(FlatParams, head)
+        F(FlatParams, heads) F(FlatParams, q_slices) F(FlatParams, partner)
+        F(FlatParams, heads_per_block) F(FlatParams, tokens_per_block)
+        F(FlatParams, load_hint) F(FlatParams, tokens) F(FlatParams, counts)
+        F(FlatParams, steps) F(FlatParams, ids) F(FlatParams, start)
+        F(FlatParams, cos_factor) F(FlatParams, sin_factor) F(FlatParams, store_hint)
+        F(FlatParams, reserved)
     S(RotateParams) F(RotateParams, steps) F(RotateParams, seq) F(RotateParams, tokens)
         F(RotateParams, pair_stride) F(RotateParams, partner) F(RotateParams, pdl)
         F(RotateParams, load_hint) F(RotateParams, heads_per_block)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Mutex;
 
-use condensed_rope::plan::{Call as RawCall, DeviceProps, Launch, Pdl, Planner, Table};
+use condensed_rope::plan::{Call as RawCall, DeviceProps, Launch, Params, Pdl, Planner, Table};
 use condensed_rope::{
     Frequencies, Pairing, PhaseWords, Positions, RawBuffer, RawIds, RawOperand, Result, RopeSpec,
     cpu,
@@ -60,12 +60,12 @@ impl OnHost {
 /// Names of the kernels that have run in this process.
 pub static RAN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-fn run<P>(launch: Option<Launch<P>>) {
+fn run<P: Params>(launch: Option<Launch<P>>) {
     let Some(launch) = launch else { return };
     RAN.lock().expect("no test panics here").insert(launch.name());
     let name = CString::new(launch.name()).expect("a name without NUL");
     let [grid, block] = [launch.tiling.grid, launch.tiling.block].map(|(x, y, z)| [x, y, z]);
-    let params = (&raw const launch.params).cast();
+    let params = launch.params.argument();
     // SAFETY: the checks passed, so the parameters name only memory of the call that made them.
     let status = unsafe { rope_run_on_host(name.as_ptr(), params, &grid, &block) };
     assert_eq!(status, 0, "no kernel {} for a block of {block:?}", launch.name());

@@ -54,8 +54,10 @@ fn parameters_are_laid_out_alike() {
 #[test]
 fn every_kernel_runs() {
     for multiprocessors in [1, 4, 20, 132] {
+        for pdl in [Pdl::Off, Pdl::On, Pdl::PositionsReady] {
+            grids::odd_rotary_dims(&KernelOnHost { multiprocessors, pdl });
+        }
         let backend = KernelOnHost { multiprocessors, pdl: Pdl::On };
-        grids::odd_rotary_dims(&backend);
         grids::vllm(&backend);
         mrope_and_sets::sets(&backend);
         append::vectors_and_cuts(&backend);

@@ -194,7 +194,7 @@ pub fn odd_rotary_dims(backend: &impl Backend) {
     let mut cases = Vec::new();
     for rotary_dim in [2, 6, 20, 24, 48, 64, 80, 96, 112, 120, 192, 576, 1024] {
         // Where heads are small, enough of them for every way to cut a launch.
-        let tokens = if rotary_dim <= 64 { 700 } else { 3 };
+        let tokens = if rotary_dim <= 64 { 640 } else { 3 };
         for dtype in Dtype::ALL {
             for pairing in PAIRINGS {
                 for offset in 0..9 {
@@ -209,11 +209,16 @@ pub fn odd_rotary_dims(backend: &impl Backend) {
                         positions: Positions::consecutive(4000),
                         ..Case::of(rotary_dim, view(3), Some(view(1)))
                     };
-                    // And with as many key heads, which are cut another way, and by one of several sets,
-                    // which kernels of their own do.
+                    // And with as many key heads, which are cut another way; in two sequences, and by one of several
+                    // sets, which kernels of their own do.
                     let moved = |case: Case| if offset == 8 { case.out_of_place() } else { case };
                     if [24, 48, 64].contains(&rotary_dim) {
                         cases.push(moved(Case { k: Some(view(3)), ..case.clone() }));
+                        let two = |heads| {
+                            let layout = Layout::bshd(2, tokens.div_ceil(2), heads, head_dim);
+                            layout.at(offset).rotate_from(rotary_offset)
+                        };
+                        cases.push(Case { q: Some(two(3)), k: Some(two(1)), ..case.clone() });
                         let other = |base| Frequencies::new(rotary_dim, base).expect("valid");
                         let sets = vec![other(500.0), other(90_000.0)];
                         let positions =
