@@ -2,11 +2,16 @@
 #include "flat.cuh"
 #include "variants.h"
 
-#define KERNEL(element, Element, order, JOINED, BYTES, name, Q, K, PDL)             \
-    extern "C" __global__ void __launch_bounds__(ROPE_MAX_THREADS)                    \
+// As the rotation's: the assembler would spill a register of these for the sake of a block more.
+#define LEAST_BLOCKS(JOINED, BYTES, Q, PDL) \
+    (rope::PDL == rope::POSITIONS_READY && Q == 4 && BYTES == 16 && !JOINED)
+
+#define KERNEL(element, Element, order, JOINED, BYTES, name, Q, K, PDL)               \
+    extern "C" __global__ void __launch_bounds__(ROPE_MAX_THREADS,                    \
+                                                 LEAST_BLOCKS(JOINED, BYTES, Q, PDL)) \
         name##_##element##_##order##_##BYTES(                                         \
             const __grid_constant__ rope::FlatParams params) {                        \
-        rope::flat_thread<rope::Element, JOINED, BYTES, Q, K, rope::PDL>(                 \
+        rope::flat_thread<rope::Element, JOINED, BYTES, Q, K, rope::PDL>(             \
             params, rope::this_thread());                                             \
     }
 #define ENTRY(name, Q, K, PDL) ROPE_ALL_VARIANTS(KERNEL, name, Q, K, PDL)
