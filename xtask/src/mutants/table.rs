@@ -48,10 +48,13 @@ const LONGROPE: &str = "src/frequencies/scaling/longrope.rs";
 const DYNAMIC: &str = "src/frequencies/scaling/dynamic.rs";
 const PROPORTIONAL: &str = "src/frequencies/scaling/proportional.rs";
 const LAUNCH: &str = "src/plan/launch.rs";
+const ROTATION: &str = "src/plan/rotation.rs";
+const SOURCE: &str = "src/plan/source.rs";
 const VARIANT: &str = "src/plan/variant.rs";
 const TILING: &str = "src/plan/tiling.rs";
 const PARAMS: &str = "src/plan/params.rs";
 const CPU_ROTATE: &str = "src/cpu/rotate.rs";
+const CPU_POSITIONS: &str = "src/cpu/positions.rs";
 const CPU_ANGLES: &str = "src/cpu/angles.rs";
 const CPU_PHASE: &str = "src/cpu/phase.rs";
 const CPU_IDS: &str = "src/cpu/ids.rs";
@@ -63,6 +66,7 @@ const HF_LAYERS: &str = "src/config/hf/layers.rs";
 const HF_FIELDS: &str = "src/config/hf/fields.rs";
 const CLI_POSITIONS: &str = "cli/src/positions.rs";
 const CLI_FILES: &str = "cli/src/files.rs";
+const K_FLAT: &str = "kernels/flat.cuh";
 const K_ROTATE: &str = "kernels/rotate.cuh";
 const K_COS_SIN: &str = "kernels/cos_sin.cuh";
 const K_PHASE: &str = "kernels/phase.cuh";
@@ -70,11 +74,12 @@ const K_VEC: &str = "kernels/vec.cuh";
 const K_POSITIONS: &str = "kernels/params/positions.cuh";
 const K_FRAGMENT: &str = "kernels/stage/fragment.cuh";
 const K_ANGLES: &str = "kernels/stage/angles.cuh";
+const K_TURN: &str = "kernels/stage/turn.cuh";
 const K_PASS: &str = "kernels/stage/pass_through.cuh";
 
 pub const MUTANTS: &[Mutant] = &[
     // Bounds, alignment and ranges of operands.
-    s(OPERAND, "check_view(tensor, self.dtype, source, from, rotary_dim)?;", ""),
+    s(OPERAND, "check_view(tensor, self.dtype.size(), source, from, rotary_dim)?;", ""),
     s(OPERAND, "self.layout.check_rows_disjoint(names.target)?;", ""),
     e(
         OPERAND,
@@ -85,7 +90,6 @@ pub const MUTANTS: &[Mutant] = &[
     e(OPERAND, "Some(a.min(b))", "Some(a.max(b))"),
     e(OPERAND, "from.shape() != self.layout.shape()", "false"),
     e(OPERAND, "from.rotary_offset() != self.layout.rotary_offset()", "false"),
-    e(OPERAND, "self.target.address.min(other.address)", "self.target.address"),
     e(OPERAND, "(address - base) / size", "address - base"),
     e(OPERAND, "address == 0", "false"),
     e(OPERAND, "!address.is_multiple_of(alignment as u64)", "false"),
@@ -215,18 +219,32 @@ pub const MUTANTS: &[Mutant] = &[
     e(DYNAMIC, "length > self.max_position_embeddings", "length >= self.max_position_embeddings"),
     e(PROPORTIONAL, "f.div(self.factor.into())", "*f"),
     // Plans.
-    e(LAUNCH, "bits | t.src.address_bits() | t.dst.address_bits()", "bits | t.src.address_bits()"),
-    e(LAUNCH, "bits | t.src.address_bits() | t.dst.address_bits()", "bits | t.dst.address_bits()"),
     e(
-        LAUNCH,
+        ROTATION,
+        "bits | t.src.address_bits() | t.dst.address_bits()",
+        "bits | t.src.address_bits()",
+    ),
+    e(
+        ROTATION,
+        "bits | t.src.address_bits() | t.dst.address_bits()",
+        "bits | t.dst.address_bits()",
+    ),
+    e(
+        ROTATION,
         "if call.positions().sets.is_some() { 1.0 } else { self.spec.factor() }",
         "self.spec.factor()",
     ),
     e(LAUNCH, "if table.rows > 1 { dim * size } else { 0 }", "0"),
-    e(LAUNCH, "Ids { stride: 0, ..given }", "given"),
-    e(LAUNCH, "ids.dtype == IndexType::U32", "false"),
+    e(SOURCE, "Ids { stride: 0, ..given }", "given"),
+    e(SOURCE, "ids.dtype == IndexType::U32", "false"),
     e(LAUNCH, "(self.spec.words.sets - 1) as u32", "self.spec.words.sets as u32"),
-    e(LAUNCH, "operand.layout.shape()[3] == rotary_dim", "true"),
+    e(ROTATION, "operand.layout.shape()[3] == rotary_dim", "true"),
+    // Which tokens lie in one run.
+    e(ROTATION, "inner.checked_mul(seq as u64) == Some(outer)", "true"),
+    e(ROTATION, "(_, 1) => outer", "(_, 1) => inner"),
+    e(ROTATION, "neighbours && !general", "!general"),
+    e(ROTATION, "cu_seqlens != 0", "false"),
+    e(ROTATION, "checked_mul(tensor.heads as i64)? < 1 << 31", "checked_mul(1)? < 1 << 31"),
     e(VARIANT, "pairs.is_multiple_of(variant.pairs())", "true"),
     e(
         VARIANT,
@@ -245,14 +263,14 @@ pub const MUTANTS: &[Mutant] = &[
     e(CPU_ROTATE, "y0.mul_add(cos, x0 * sin)", "y0.mul_add(cos, -(x0 * sin))"),
     e(CPU_ROTATE, "x0.mul_add(cos, -(y0 * sin))", "x0 * cos - y0 * sin"),
     e(
-        CPU_ROTATE,
+        CPU_POSITIONS,
         "cu_seqlens.get(middle) <= token as i64",
         "cu_seqlens.get(middle) < token as i64",
     ),
-    e(CPU_ROTATE, "token as i64 - cu_seqlens.get(sequence)", "token as i64"),
-    e(CPU_ROTATE, "axis * self.strides.axis + first", "axis * self.strides.axis + s"),
+    e(CPU_POSITIONS, "token as i64 - cu_seqlens.get(sequence)", "token as i64"),
+    e(CPU_POSITIONS, "axis * self.strides.axis + first", "axis * self.strides.axis + s"),
     e(
-        CPU_ROTATE,
+        CPU_POSITIONS,
         "(read_set(self.words, shape, 0).0, self.spec.factor())",
         "read_set(self.words, shape, 0)",
     ),
@@ -298,17 +316,22 @@ pub const MUTANTS: &[Mutant] = &[
     e(CLI_FILES, "fs::rename(&part, path)", "fs::copy(&part, path).map(|_| ())"),
     // The kernels' own source.
     e(K_ROTATE, "coord.t >= params.tokens", "coord.t > params.tokens"),
-    e(K_ROTATE, "mul_rn(cos_factor, factor)", "cos_factor"),
-    e(K_ROTATE, "mul_rn(sin_factor, factor)", "sin_factor"),
+    e(K_TURN, "mul_rn(cos_factor, factor)", "cos_factor"),
+    e(K_TURN, "mul_rn(sin_factor, factor)", "sin_factor"),
     e(
-        K_ROTATE,
+        K_TURN,
         "static_cast<uint64_t>(params.sets.set(sequence)) * params.sets.stride",
         "static_cast<uint64_t>(params.sets.set(sequence)) * 2",
     ),
     e(K_ROTATE, "at.block_y >= params.q_slices", "at.block_y > params.q_slices"),
     e(K_ROTATE, "params.heads_per_block * rows.head", "rows.head"),
     e(K_ROTATE, "from + (i * fragment.head_bytes - coord.pair_offset)", "from - coord.pair_offset"),
-    e(K_ROTATE, "ragged ? params.positions.sequence_of(coord.t) : coord.b", "coord.b"),
+    e(K_TURN, "params.positions.sequence(coord.t, coord.b)", "coord.b"),
+    e(K_FLAT, "t < params.tokens &&", "t <= params.tokens &&"),
+    e(K_FLAT, "h + i * rows < heads", "h + i * rows <= heads"),
+    e(K_FLAT, "t * params.counts", "0 * params.counts"),
+    e(K_FLAT, "is_key ? of_k : of_q", "of_q"),
+    e(K_FLAT, "(is_key ? params.q_slices : 0)", "0"),
     e(K_COS_SIN, "row >= params.rows", "row > params.rows"),
     e(K_COS_SIN, "static_cast<uint64_t>(params.start) + row", "static_cast<uint64_t>(row)"),
     e(K_PHASE, "turns + 0x20000000u", "turns + 0x20000001u"),
@@ -333,11 +356,7 @@ pub const MUTANTS: &[Mutant] = &[
         "static_cast<uint32_t>(id) < last ? static_cast<uint32_t>(id) : last",
     ),
     e(K_FRAGMENT, "first + i * range.step < range.heads", "first + i * range.step <= range.heads"),
-    e(
-        K_FRAGMENT,
-        "fma_rn(y, angles.cos[j], mul_rn(x0, angles.sin[j]))",
-        "fma_rn(y, angles.cos[j], mul_rn(x, angles.sin[j]))",
-    ),
+    e(K_ANGLES, "fma_rn(y, cos[i], mul_rn(x0, sin[i]))", "fma_rn(y, cos[i], mul_rn(x, sin[i]))"),
     e(K_FRAGMENT, "range.step * rows.head", "rows.head"),
     e(
         K_ANGLES,
