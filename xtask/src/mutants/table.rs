@@ -90,7 +90,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(OPERAND, "Some(a.min(b))", "Some(a.max(b))"),
     e(OPERAND, "from.shape() != self.layout.shape()", "false"),
     e(OPERAND, "from.rotary_offset() != self.layout.rotary_offset()", "false"),
-    e(OPERAND, "(address - base) / size", "address - base"),
+    e(OPERAND, "(address - base) / size as u64", "address - base"),
     e(OPERAND, "address == 0", "false"),
     e(OPERAND, "!address.is_multiple_of(alignment as u64)", "false"),
     e(OPERAND, "address.checked_add(bytes as u64).is_none()", "false"),
@@ -244,7 +244,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(ROTATION, "(_, 1) => outer", "(_, 1) => inner"),
     e(ROTATION, "neighbours && !general", "!general"),
     e(ROTATION, "cu_seqlens != 0", "false"),
-    e(ROTATION, "checked_mul(tensor.heads as i64)? < 1 << 31", "checked_mul(1)? < 1 << 31"),
+    e(ROTATION, "tensor.src.head.checked_mul(tensor.heads as i64)? < 1 << 31", "true"),
     e(VARIANT, "pairs.is_multiple_of(variant.pairs())", "true"),
     e(
         VARIANT,
@@ -268,7 +268,7 @@ pub const MUTANTS: &[Mutant] = &[
         "cu_seqlens.get(middle) < token as i64",
     ),
     e(CPU_POSITIONS, "token as i64 - cu_seqlens.get(sequence)", "token as i64"),
-    e(CPU_POSITIONS, "axis * self.strides.axis + first", "axis * self.strides.axis + s"),
+    e(CPU_POSITIONS, "axis * self.strides.axis + first", "axis + first"),
     e(
         CPU_POSITIONS,
         "(read_set(self.words, shape, 0).0, self.spec.factor())",
