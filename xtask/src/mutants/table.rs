@@ -327,7 +327,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(K_ROTATE, "params.heads_per_block * rows.head", "rows.head"),
     e(K_ROTATE, "from + (i * fragment.head_bytes - coord.pair_offset)", "from - coord.pair_offset"),
     e(K_TURN, "params.positions.sequence(coord.t, coord.b)", "coord.b"),
-    e(K_FLAT, "t < params.tokens &&", "t <= params.tokens &&"),
+    e(K_FLAT, "t < params.tokens", "t <= params.tokens"),
     e(K_FLAT, "h + i * rows < heads", "h + i * rows <= heads"),
     e(K_FLAT, "t * params.counts", "0 * params.counts"),
     e(K_FLAT, "is_key ? of_k : of_q", "of_q"),
