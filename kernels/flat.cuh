@@ -14,55 +14,102 @@
 
 namespace rope {
 
-// Of q or of k. By value: a choice between references would be a load from an address that must first be worked out.
+// How blocks share a token's heads.
+enum Sharing {
+    APART,  // a block takes heads of q or of k: threads need not ask, which counts where there are few tokens
+    LIST,   // of both, k's numbered on from q's: threads take equally many, whatever the numbers of heads
+    WALK,   // the same, and blocks that are too few go on over the list
+};
+
+// By value: a choice between references would be a load from an address that must first be worked out.
 template <class T>
-ROPE_FN T pick(bool is_key, T of_q, T of_k) {
+ROPE_FN T pick(bool is_key, const T (&of)[2]) {
+    const T of_q = of[0], of_k = of[1];
     return is_key ? of_k : of_q;
 }
 
-// HEADS heads of q or of k: every `heads_per_block`-th from the first on, as far as there are.
-template <class Element, bool JOINED, int BYTES, int HEADS>
-struct FlatFragment {
+// HEADS heads of a token: every `heads_per_block`-th from one on, as far as there are.
+template <class Element, bool JOINED, int BYTES, int HEADS, Sharing SHARING>
+class FlatFragment {
+public:
     static constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
-    // Bytes from one thread's first pair to the next one's: pairs are neighbours.
-    static constexpr uint32_t GROUP = BYTES;
 
-    Pairs<Element, JOINED, BYTES> group[HEADS];
-    bool has[HEADS];
-    char* first;
-    uint32_t between;  // bytes from one of its heads to the next
-
-    ROPE_FN void locate(const FlatParams& params, bool is_key, uint32_t t, uint32_t slice,
-                        const Thread& at) {
-        const uint32_t rows = params.heads_per_block;
-        const uint32_t head = pick(is_key, params.head[0], params.head[1]);
-        const uint32_t heads = pick<uint32_t>(is_key, params.heads[0], params.heads[1]);
-        const uint32_t token = pick(is_key, params.token[0], params.token[1]);
-        const uint32_t h = slice * (HEADS * rows) + at.y;
-        first = pick(is_key, params.first[0], params.first[1]) +
-                (static_cast<uint64_t>(t) * token + (h * head + at.x * GROUP));
-        between = rows * head;
+    ROPE_FN FlatFragment(const FlatParams& params, uint32_t t, const Thread& at) {
+        const bool of_k = SHARING == APART && at.block_y >= params.q_slices;
+        const uint32_t slice = at.block_y - (of_k ? params.q_slices : 0);
+        first = slice * (HEADS * params.heads_per_block) + at.y;
+        end = pick(SHARING != APART || of_k, params.end);
+        in_range = t < params.tokens;
 #pragma unroll
-        for (int i = 0; i < HEADS; ++i) has[i] = t < params.tokens && h + i * rows < heads;
+        for (int i = 0; i < 2; ++i) {
+            const bool is_key = SHARING == APART ? of_k : i;
+            // Pairs are neighbours: BYTES from one thread's vector to the next one's.
+            row[i] = pick(is_key, params.first) +
+                     (static_cast<uint64_t>(t) * pick(is_key, params.token) + at.x * BYTES);
+            stride[i] = pick(is_key, params.head);
+        }
     }
 
+    ROPE_FN bool is_empty() const { return !has(first); }
+
     ROPE_FN void load(const FlatParams& params) {
-        const Policy policy(params.load_hint);
 #pragma unroll
-        for (int i = 0; i < HEADS; ++i) {
-            group[i].load_if(has[i], first + i * between, params.partner, policy);
-        }
+        for (int i = 0; i < HEADS; ++i) load(params, i, first);
     }
 
     ROPE_FN void finish(const FlatParams& params, const Angles<PAIRS>& angles) {
-        const Policy policy(params.store_hint);
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
-            if (!has[i]) break;
-            group[i].map([&](int j, float& x, float& y) { angles.rotate(j, x, y); });
-            group[i].store(first + i * between, params.partner, policy);
+            if (!has(head(params, i, first))) break;
+            finish(params, angles, i);
         }
     }
+
+    // Whether the grid's next round over the list has heads for it; then all of this one's are there.
+    ROPE_FN bool goes_on(const FlatParams& params) const {
+        return has(first + params.heads_per_round);
+    }
+    // Each head makes room for one of the next round: as many loads are on their way as before.
+    ROPE_FN void go_on(const FlatParams& params, const Angles<PAIRS>& angles) {
+        const uint32_t next = first + params.heads_per_round;
+#pragma unroll
+        for (int i = 0; i < HEADS; ++i) {
+            finish(params, angles, i);
+            load(params, i, next);
+        }
+        first = next;
+    }
+
+private:
+    ROPE_FN bool has(uint32_t h) const { return in_range && h < end; }
+    // The i-th of those from `from` on.
+    ROPE_FN uint32_t head(const FlatParams& params, int i, uint32_t from) const {
+        return from + i * params.heads_per_block;
+    }
+    ROPE_FN char* address(const FlatParams& params, uint32_t h) const {
+        const bool is_key = SHARING != APART && h >= params.end[0];
+        const uint64_t offset = static_cast<uint64_t>(h) * pick(is_key, stride);
+        return reinterpret_cast<char*>(pick(is_key, row) + offset);
+    }
+    ROPE_FN void load(const FlatParams& params, int i, uint32_t from) {
+        const uint32_t h = head(params, i, from);
+        group[i].load_if(has(h), address(params, h), params.partner, Policy(params.load_hint));
+    }
+    ROPE_FN void finish(const FlatParams& params, const Angles<PAIRS>& angles, int i) {
+        group[i].map([&](int j, float& x, float& y) { angles.rotate(j, x, y); });
+        // Kept from the load on, the addresses of many heads would take a third of all registers.
+        const uint32_t from = HEADS > 4 ? opaque(first) : first;
+        group[i].store(address(params, head(params, i, from)), params.partner,
+                       Policy(params.store_hint));
+    }
+
+    Pairs<Element, JOINED, BYTES> group[HEADS];
+    uint32_t first;      // this thread's first head
+    uint32_t end;        // the number behind the last one's
+    bool in_range;       // whether there is such a token. Apart from `end`, which a block knows without its threads
+    // Of q and of k, or twice of the one that the block takes: the token's head 0, this thread's pairs of it.
+    uint64_t row[2];
+    uint32_t stride[2];  // and bytes from one head to the next
 };
 
 // All loads of a thread must be on their way before it waits for any. The assembler knows no better than to move a load
@@ -71,10 +118,17 @@ struct FlatFragment {
 //
 // PDL: the launch's, whose order of work it decides. Without, q and k first, since they may come from DRAM; with, whatever
 // the kernel before cannot have written before the wait for it.
-template <int PAIRS, Pdl PDL, class... Fragments>
-ROPE_FN void rotate_flat(const FlatParams& params, uint32_t t, uint32_t pair,
-                         Fragments&... fragments) {
-    const bool has_work = (fragments.has[0] || ...);
+//
+// Blocks that walk are resident all at once, and meet, launch by launch, what they left in their half of L2: 2048 tokens of
+// 32 + 8 heads of 128 take 7.5 us for 8.8, L2-hot (H100).
+template <class Element, bool JOINED, int BYTES, int HEADS, Sharing SHARING, Pdl PDL>
+ROPE_FN void flat_thread(const FlatParams& params, const Thread& at) {
+    using Fragment = FlatFragment<Element, JOINED, BYTES, HEADS, SHARING>;
+    constexpr int PAIRS = Fragment::PAIRS;
+    const uint32_t t = at.block_x * params.tokens_per_block + at.z;
+    const uint32_t pair = at.x * PAIRS;
+    Fragment fragment(params, t, at);
+    const bool has_work = !fragment.is_empty();
     Angles<PAIRS> angles;
     if constexpr (PDL != OFF) angles.load_steps(params.steps, pair);
     if constexpr (PDL == ON) {
@@ -82,7 +136,7 @@ ROPE_FN void rotate_flat(const FlatParams& params, uint32_t t, uint32_t pair,
         wait_on_dependent_grids();
     }
     if constexpr (PDL != POSITIONS_READY) {
-        (fragments.load(params), ...);
+        fragment.load(params);
         if (!has_work) return;
     }
     if constexpr (PDL == OFF) angles.load_steps(params.steps, pair);
@@ -93,29 +147,13 @@ ROPE_FN void rotate_flat(const FlatParams& params, uint32_t t, uint32_t pair,
     if constexpr (PDL == POSITIONS_READY) {
         launch_dependent_grids();
         wait_on_dependent_grids();
-        (fragments.load(params), ...);
+        fragment.load(params);
         if (!has_work) return;
     }
-    (fragments.finish(params, angles), ...);
-}
-
-// Q heads of q together with K heads of k; or, where K is 0, Q heads of either.
-template <class Element, bool JOINED, int BYTES, int Q, int K, Pdl PDL>
-ROPE_FN void flat_thread(const FlatParams& params, const Thread& at) {
-    constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
-    const uint32_t t = at.block_x * params.tokens_per_block + at.z;
-    const uint32_t pair = at.x * PAIRS;
-    FlatFragment<Element, JOINED, BYTES, Q> q;
-    if constexpr (K == 0) {
-        const bool is_key = at.block_y >= params.q_slices;
-        q.locate(params, is_key, t, at.block_y - (is_key ? params.q_slices : 0), at);
-        rotate_flat<PAIRS, PDL>(params, t, pair, q);
-    } else {
-        FlatFragment<Element, JOINED, BYTES, K> k;
-        q.locate(params, false, t, at.block_y, at);
-        k.locate(params, true, t, at.block_y, at);
-        rotate_flat<PAIRS, PDL>(params, t, pair, q, k);
+    if constexpr (SHARING == WALK) {
+        while (fragment.goes_on(params)) fragment.go_on(params, angles);
     }
+    fragment.finish(params, angles);
 }
 
 }  // namespace rope

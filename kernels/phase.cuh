@@ -34,11 +34,13 @@ ROPE_FN SinCos sin_cos(uint64_t phase) {
     c = fma_rn(v, c, -0x1.3bd3ccp+0f);
     c = fma_rn(v, c, 1.0f);
 
-    const bool odd = static_cast<int32_t>(nearest << 1) < 0;
+    // A quarter turn on: its sign is the cosine's, and differs from that of `nearest` in odd quadrants.
+    const uint32_t next = nearest + 0x40000000u;
+    const bool odd = static_cast<int32_t>(nearest ^ next) < 0;
     const float sin_abs = odd ? c : s;
     const float cos_abs = odd ? s : c;
     const uint32_t sin_sign = nearest & 0x80000000u;
-    const uint32_t cos_sign = (nearest + 0x40000000u) & 0x80000000u;
+    const uint32_t cos_sign = next & 0x80000000u;
     return {float_of_bits(bits_of_float(sin_abs) ^ sin_sign),
             float_of_bits(bits_of_float(cos_abs) ^ cos_sign)};
 }

@@ -27,28 +27,32 @@
 #define ROPE_ALL_VARIANTS(KERNEL, ...) ROPE_VARIANTS(KERNEL, KERNEL, KERNEL, __VA_ARGS__)
 #define ROPE_FAST_VARIANTS(KERNEL, ...) \
     ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, ROPE_NO_KERNEL, __VA_ARGS__)
+#define ROPE_SLOW_VARIANTS(KERNEL, ...) \
+    ROPE_VARIANTS(ROPE_NO_KERNEL, KERNEL, KERNEL, __VA_ARGS__)
 #define ROPE_NARROW_VARIANTS(KERNEL, ...) \
     ROPE_VARIANTS(ROPE_NO_KERNEL, ROPE_NO_KERNEL, KERNEL, __VA_ARGS__)
 
-// And every entry of a rotation in place of one run of tokens: ENTRY(name, Q, K, PDL), whose thread takes Q heads of q
-// together with K heads of k, or, where K is 0, Q heads of either. FAST, NARROW: in those variants alone.
-#define ROPE_FLAT_ENTRIES(ENTRY, FAST, NARROW)     \
-    NARROW(flat_2_0, 2, 0, OFF)                    \
-    ENTRY(flat_1_0, 1, 0, OFF)                     \
-    ENTRY(flat_4_0, 4, 0, OFF)                     \
-    FAST(flat_4_1, 4, 1, OFF)                      \
-    ENTRY(flat_waiting_1_0, 1, 0, ON)              \
-    ENTRY(flat_waiting_4_0, 4, 0, ON)              \
-    FAST(flat_waiting_4_1, 4, 1, ON)               \
-    ENTRY(flat_early_1_0, 1, 0, POSITIONS_READY)   \
-    ENTRY(flat_early_4_0, 4, 0, POSITIONS_READY)   \
-    FAST(flat_early_4_1, 4, 1, POSITIONS_READY)
+// And every entry of a rotation in place of one run of tokens: ENTRY(name, HEADS, SHARING, PDL), whose thread takes so many
+// heads. FAST, SLOW (all others), NARROW: in those variants alone.
+#define ROPE_FLAT_ENTRIES(ENTRY, FAST, SLOW, NARROW)          \
+    NARROW(flat_2, 2, APART, OFF)                             \
+    FAST(flat_list_4, 4, LIST, OFF)                           \
+    FAST(flat_list_8, 8, LIST, OFF)                           \
+    FAST(flat_walk_6, 6, WALK, OFF)                           \
+    ROPE_FLAT_ENTRIES_OF(flat, OFF, ENTRY, FAST, SLOW)        \
+    ROPE_FLAT_ENTRIES_OF(flat_waiting, ON, ENTRY, FAST, SLOW) \
+    ROPE_FLAT_ENTRIES_OF(flat_early, POSITIONS_READY, ENTRY, FAST, SLOW)
+#define ROPE_FLAT_ENTRIES_OF(name, PDL, ENTRY, FAST, SLOW) \
+    ENTRY(name##_1, 1, APART, PDL)                         \
+    SLOW(name##_4, 4, APART, PDL)                          \
+    FAST(name##_list_5, 5, LIST, PDL)
 
-// And of any other: ENTRY(name, Q, K, GENERAL).
-#define ROPE_ENTRIES(ENTRY)               \
-    ENTRY(rotate_2_0, 2, 0, false)        \
-    ENTRY(rotate_2_1, 2, 1, false)        \
-    ENTRY(rotate_general_2_0, 2, 0, true) \
+// And of any other: ENTRY(name, Q, K, GENERAL), whose thread takes Q heads of q together with K heads of k; or, where K is 0,
+// Q heads of either.
+#define ROPE_ENTRIES(ENTRY)             \
+    ENTRY(rotate_2, 2, 0, false)        \
+    ENTRY(rotate_2_1, 2, 1, false)      \
+    ENTRY(rotate_general_2, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
 
 // And every entry of norm, rotation and append: ENTRY(name, Q, K, V, GENERAL), whose thread takes Q heads of q, K of k and V

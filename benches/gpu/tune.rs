@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 
 use condensed_rope::cuda::cudarc::driver::{CudaFunction, sys};
 use condensed_rope::cuda::cudarc::nvrtc::Ptx;
 use condensed_rope::cuda::{self, Pdl};
 use condensed_rope::plan::{
-    Call, Cut, DeviceProps, Entry, Kernel, Launch, Planner, RotationParams,
+    Call, Checked, Cut, DeviceProps, Entry, Heads, Kernel, Launch, Planner, RotationParams,
 };
 use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions, RawOperand, RopeSpec};
 
@@ -33,8 +34,23 @@ const BORDERS: [usize; 9] = [16, 128, 512, 1600, 4096, 8192, 12_288, 37_000, usi
 /// Choices of a line that are printed.
 const SHOWN: usize = 8;
 
-/// What a cut says, apart from the kernels' form: heads of q and of k, pairs, rows of heads, threads.
-type Choice = [usize; 5];
+/// What a cut says, apart from the kernels' form.
+#[derive(Clone, Copy, PartialEq)]
+struct Choice {
+    heads: Heads,
+    pairs: usize,
+    rows: usize,
+    threads: usize,
+    rounds: usize,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { heads, pairs, rows, threads, rounds } = self;
+        write!(f, "{heads} {pairs} {rows} {threads}")?;
+        if *rounds > 1 { write!(f, " x{rounds}") } else { Ok(()) }
+    }
+}
 
 pub fn run() -> Result<(), Box<dyn Error>> {
     let device = Device::open()?;
@@ -51,7 +67,7 @@ pub fn run() -> Result<(), Box<dyn Error>> {
     let address = on_device.leak();
     println!("{}: {multiprocessors} multiprocessors", device.name());
     println!(
-        "{:>9}{:>8}{:>10}{:>5}{:>10}{:>8}   the fastest (heads a thread, pairs, heads a block, threads); the table's",
+        "{:>9}{:>8}{:>10}{:>5}{:>10}{:>8}   the fastest (heads a thread, pairs, heads a block, threads, rounds); the table's",
         "heads", "tokens", "cache", "pdl", "best us", "table"
     );
     let choices = choices();
@@ -63,7 +79,7 @@ pub fn run() -> Result<(), Box<dyn Error>> {
         let replays = Replays::new(device.pool(), bytes.next_multiple_of(256), cache);
         let sweep = Sweep { device: &device, planner: &planner, heads, tokens };
         let time = |choice: Choice| -> Result<f64, Box<dyn Error>> {
-            let name = sweep.launch(0, Some(choice)).name();
+            let name = sweep.launch(device.pool(), choice).name();
             let function = module.load_function(&name)?;
             let count = replays.launches.min((COLD / bytes).max(16));
             let graph = device.capture(&replays, count, &|i| {
@@ -77,7 +93,7 @@ pub fn run() -> Result<(), Box<dyn Error>> {
         let mut launches = BTreeMap::new();
         let mut times = Vec::with_capacity(choices.len());
         for &choice in &choices {
-            let launch = sweep.launch(0, Some(choice));
+            let launch = sweep.launch(device.pool(), choice);
             let key = (launch.name(), launch.tiling.grid, launch.tiling.block);
             // Not every entry is compiled in every variant, nor for every launch's PDL.
             let is_compiled = Kernel::all().any(|kernel| kernel == launch.kernel)
@@ -95,7 +111,7 @@ pub fn run() -> Result<(), Box<dyn Error>> {
         let early = pdl != Pdl::Off;
         print!("{:>9}{tokens:>8}", format!("{}+{}", heads[0], heads[1]));
         print!("{:>10}{:>5}{us:>10.2}{:>8.3}   ", cache.name(), mark(early), table / us);
-        println!("{}; {}", shown(choice), shown(of_table));
+        println!("{choice}; {of_table}");
         let threads = HEAD_DIM / 8 * (heads[0] + heads[1]) * tokens / multiprocessors;
         let border = BORDERS.into_iter().find(|border| threads <= *border);
         let key = (early, border.unwrap_or(usize::MAX), heads[0] >= 2 * heads[1]);
@@ -120,7 +136,7 @@ pub fn run() -> Result<(), Box<dyn Error>> {
         let mut best: Vec<_> = choices.iter().zip(sums).collect();
         best.sort_by(|a, b| a.1.total_cmp(b.1));
         for (choice, sum) in best.into_iter().take(SHOWN) {
-            print!("   {} {:>6}", shown(*choice), percent(*sum));
+            print!("   {choice} {:>6}", percent(*sum));
         }
         println!();
     }
@@ -166,21 +182,21 @@ fn cheapest(choices: &[Choice], costs: &[f64]) -> (Choice, f64) {
     pairs.min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are choices")
 }
 
-/// Every entry, pairs, rows of heads and threads.
+/// Every entry, pairs, rows of heads, threads and rounds.
 fn choices() -> Vec<Choice> {
-    let entries = [[1, 0], [2, 0], [4, 0], [4, 1]];
-    let with_pairs = entries.into_iter().flat_map(|[q, k]| [4, 2, 1].map(|pairs| [q, k, pairs]));
-    // Heads of q and k together in the widest vectors alone.
-    let with_pairs = with_pairs.filter(|[_, k, pairs]| *k == 0 || *pairs == 4);
-    let with_rows = with_pairs.flat_map(|[q, k, pairs]| ROWS.map(|rows| [q, k, pairs, rows]));
+    let apart =
+        [1, 2, 4].into_iter().flat_map(|n| [4, 2, 1].map(|pairs| (Heads::Apart(n), pairs, 1)));
+    // Of a list in the widest vectors alone.
+    let lists = [4, 5, 8].into_iter().map(|n| (Heads::List(n), 4, 1));
+    let walks = (2..=4).map(|rounds| (Heads::Walk(6), 4, rounds));
+    let all = apart.chain(lists).chain(walks);
+    let with_rows = all.flat_map(|entry| ROWS.map(|rows| (entry, rows)));
     with_rows
-        .flat_map(|[q, k, pairs, rows]| THREADS.map(|threads| [q, k, pairs, rows, threads]))
-        .filter(|[_, _, pairs, _, threads]| HEAD_DIM / 2 / pairs <= *threads)
+        .flat_map(|((heads, pairs, rounds), rows)| {
+            THREADS.map(|threads| Choice { heads, pairs, rows, threads, rounds })
+        })
+        .filter(|choice| HEAD_DIM / 2 / choice.pairs <= choice.threads)
         .collect()
-}
-
-fn shown([q, k, pairs, rows, threads]: Choice) -> String {
-    format!("{q}_{k} {pairs} {rows} {threads}")
 }
 
 /// One shape.
@@ -192,9 +208,7 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Another buffer than the pool's first one moves every address alike.
-    fn launch(&self, address: u64, choice: Option<Choice>) -> Launch<RotationParams> {
-        let address = if address == 0 { self.device.pool() } else { address };
+    fn call(&self, address: u64) -> Checked {
         let q_bytes = (self.tokens * self.heads[0] * HEAD_DIM * 2) as u64;
         let operand = |address, heads| {
             let layout = Layout::thd(self.tokens, heads, HEAD_DIM);
@@ -202,31 +216,34 @@ impl Sweep<'_> {
         };
         let (q, k) = (operand(address, self.heads[0]), operand(address + q_bytes, self.heads[1]));
         let call = Call { q, k, positions: Positions::consecutive(0) };
-        let call = call.check(&self.planner.spec).expect("a valid call");
-        let launch = self.planner.rotation_by(&call, |work, multiprocessors| match choice {
-            None => Cut::of(work, multiprocessors),
-            Some([q, k, pairs, rows, threads]) => {
-                let entry = Entry::new(work.form, q, k);
-                let heads_per_block = rows.min(threads / work.width(pairs));
-                Cut { entry, pairs, heads_per_block, threads }
-            }
+        call.check(&self.planner.spec).expect("a valid call")
+    }
+
+    fn launch(&self, address: u64, choice: Choice) -> Launch<RotationParams> {
+        let launch = self.planner.rotation_by(&self.call(address), |work, _| {
+            let Choice { heads, pairs, rows, threads, rounds } = choice;
+            let entry = Entry { form: work.form, heads };
+            let heads_per_block = rows.min(threads / work.width(pairs));
+            Cut { entry, pairs, heads_per_block, threads, rounds }
         });
         launch.expect("work")
     }
 
     /// What the table takes.
     fn table(&self) -> Choice {
-        let launch = self.launch(0, None);
-        let Kernel::Rotate(Entry { q_heads, k_heads, .. }) = launch.kernel else {
-            unreachable!("a rotation")
-        };
-        let (x, y, z) = launch.tiling.block;
-        let [x, y, z] = [x, y, z].map(|n| n as usize);
-        [q_heads, k_heads, launch.variant.pairs(), y, x * y * z]
+        let mut taken = None;
+        let call = self.call(self.device.pool());
+        let launch = self.planner.rotation_by(&call, |work, multiprocessors| {
+            let cut = Cut::of(work, multiprocessors);
+            let Cut { entry, pairs, heads_per_block: rows, threads, rounds } = cut;
+            taken = Some(Choice { heads: entry.heads, pairs, rows, threads, rounds });
+            cut
+        });
+        launch.and(taken).expect("work")
     }
 
     fn submit(&self, function: &CudaFunction, address: u64, choice: Choice) {
-        let launch = self.launch(address, Some(choice));
+        let launch = self.launch(address, choice);
         let (stream, function) = (self.device.stream().cu_stream(), function.cu_function());
         // SAFETY: the parameters name memory of the pool, which outlives the launches.
         unsafe { cuda::launch_on(stream, function, &launch) }.expect("a launch");

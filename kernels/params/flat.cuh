@@ -10,10 +10,11 @@ namespace rope {
 // of them what the loads of q and k need, but for the number of tokens. src/plan/params.rs mirrors it; the tests compare
 // every field's offset.
 struct FlatParams {
-    char* first[2];             // q and k: the first rotated channel of the first token's first head
+    // q and k: the first rotated channel of the first token's head 0. A list numbers k's heads on from q's.
+    uint64_t first[2];
     uint32_t token[2];          // bytes from one token to the next
-    uint32_t head[2];           // bytes from one head to the next: a token's lie within 2 GiB
-    uint16_t heads[2];          // 0: no such tensor
+    uint32_t head[2];           // bytes from one head to the next
+    uint16_t end[2];            // the number behind the last head's; 0: no such tensor
     uint16_t q_slices;          // q and k apart: blocks in y that work on q; the others work on k
     uint16_t partner;           // bytes from a pair's first channel to its second
     uint16_t heads_per_block;   // rows of heads that a block takes: its extent in y
@@ -28,7 +29,7 @@ struct FlatParams {
     float cos_factor;           // the scaling's factor
     float sin_factor;           // the same, negative to rotate backwards
     L2Hint store_hint;
-    uint32_t reserved;
+    uint32_t heads_per_round;   // that a token's blocks take before they go on
 };
 
 }  // namespace rope

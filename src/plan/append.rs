@@ -281,7 +281,8 @@ impl Planner {
             ..AppendParams::default()
         };
         debug_assert!(rotary_pairs > 0 && x as usize == width);
-        let tiling = Tiling { grid: tiling.grid, block: tiling.block, q_slices: tiling.grid.1 };
+        let AppendTiling { grid, block, .. } = tiling;
+        let tiling = Tiling { grid, block, q_slices: grid.1, heads_per_round: 0 };
         Some(Launch { kernel: Kernel::Append(cut.entry), variant, tiling, pdl, params })
     }
 

@@ -25,4 +25,4 @@ pub use params::{
 pub use pdl::Pdl;
 pub use rotation::RotationParams;
 pub use tiling::{Cut, Tiling, Work};
-pub use variant::{AppendEntry, Entry, Form, Kernel, Variant};
+pub use variant::{AppendEntry, Entry, Form, Heads, Kernel, Variant};

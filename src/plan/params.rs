@@ -106,7 +106,7 @@ abi! {
         /// Bytes, of q and of k, from one token and from one head to the next.
         pub token: [u32; 2],
         pub head: [u32; 2],
-        pub heads: [u16; 2],
+        pub end: [u16; 2],
         pub q_slices: u16,
         pub partner: u16,
         pub heads_per_block: u16,
@@ -120,7 +120,7 @@ abi! {
         pub cos_factor: f32,
         pub sin_factor: f32,
         pub store_hint: u32,
-        pub reserved: u32,
+        pub heads_per_round: u32,
     }
 
     /// Of any other rotation.

@@ -9,7 +9,7 @@ use super::tiling::{Cut, Tiling, Work};
 use super::variant::{Form, Kernel, Variant};
 use super::{L2Hint, Traffic};
 use crate::call::Checked;
-use crate::{Pairing, RawOperand};
+use crate::{Address, Pairing, RawOperand};
 
 /// Of the kernel that a rotation's launch names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +67,7 @@ impl Planner {
             tokens,
             tokens_inside: tokens_inside(call),
             form: if general { Form::General } else { Form::Strided },
-            together: run.is_none() || widest.is_fast(),
+            is_fast: widest.is_fast(),
         };
         let pdl = work.pdl(self.pdl, self.device.multiprocessors);
         if run.is_some() {
@@ -80,12 +80,14 @@ impl Planner {
         let [tokens_per_block, q_slices] = [tokens_per_block, tiling.q_slices].map(|n| n as u16);
         let (tokens, heads) = (tokens as u32, heads.map(|heads| heads as u16));
         let (load_hint, store_hint) = (hint.load, hint.store);
+        // Heads whose numbers come before k's.
+        let before_k = if cut.entry.heads.is_list() { heads[0] } else { 0 };
         let params = match run {
             Some(run) => RotationParams::Flat(FlatParams {
-                first: tensors.map(|tensor| tensor.src.first),
+                first: run.first(before_k),
                 token: run.token,
                 head: run.head,
-                heads,
+                end: [heads[0], before_k + heads[1]],
                 q_slices,
                 partner,
                 heads_per_block: heads_per_block as u16,
@@ -99,7 +101,7 @@ impl Planner {
                 cos_factor,
                 sin_factor,
                 store_hint,
-                reserved: 0,
+                heads_per_round: tiling.heads_per_round,
             }),
             None => RotationParams::Strided(RotateParams {
                 steps: self.words,
@@ -183,6 +185,7 @@ impl Tensor {
 
 /// Tokens in one run: what steps from one to the next, whichever sequence they are of.
 struct Run {
+    heads: [Address; 2],
     /// Bytes, of q and of k.
     token: [u32; 2],
     head: [u32; 2],
@@ -200,17 +203,20 @@ impl Run {
         let [q, k] = tensors;
         let token =
             |tensor: &Tensor| stride(batch_seq, tensor.src.batch as u64, tensor.src.token as u64);
-        // A token's heads within 2 GiB, the rows beyond the last one that a thread may come to included.
-        let head = |tensor: &Tensor| {
-            let within = tensor.src.head.checked_mul(tensor.heads as i64)? < 1 << 31;
-            within.then_some(tensor.src.head as u32)
-        };
+        let head = |tensor: &Tensor| u32::try_from(tensor.src.head).ok();
         Some(Self {
+            heads: [q.src.first, k.src.first],
             token: [token(q)?, token(k)?],
             head: [head(q)?, head(k)?],
             ids: Ids { stride: stride(batch_seq, row_stride, ids.stride.into())?, ..ids },
             counts: stride(batch_seq, 0, counts.into())?,
         })
+    }
+
+    /// Where head 0 of q and of k lies, k's first one having the number `before_k`.
+    fn first(&self, before_k: u16) -> [Address; 2] {
+        let [q, k] = self.heads;
+        [q, k.wrapping_sub(u64::from(before_k) * u64::from(self.head[1]))]
     }
 }
 
@@ -230,9 +236,7 @@ mod tests {
     use super::*;
     use crate::call::Call;
     use crate::plan::{DeviceProps, Pdl};
-    use crate::{
-        Address, Dtype, IndexType, Layout, Pairing, Positions, RawIds, RopeSpec, Sections,
-    };
+    use crate::{Dtype, IndexType, Layout, Positions, RawIds, RopeSpec, Sections};
 
     fn planner(rotary_dim: usize) -> Planner {
         let spec = RopeSpec::new(rotary_dim, Pairing::HalfSplit).expect("valid");
@@ -361,8 +365,8 @@ mod tests {
         assert_eq!(run(decode, next()), Some([8192, 0, 0]));
         // Heads apart as far as 32 bits tell.
         let bhsd = |seq| Layout::bhsd(1, 2, seq, 64);
-        assert_eq!(run(bhsd(1 << 22), next()), Some([128, 0, 1]));
-        assert_eq!(run(bhsd(1 << 23), next()), None);
+        assert_eq!(run(bhsd((1 << 25) - 1), next()), Some([128, 0, 1]));
+        assert_eq!(run(bhsd(1 << 25), next()), None);
     }
 
     /// Interleaved pairs where no vector holds a whole one have no neighbours.

@@ -4,7 +4,7 @@
 //! best of sweeps on an H100 (bf16, half-split: from 12 + 12 to 128 + 1 heads of 128, from one token to 32768).
 //! `cargo bench --features bench --bench gpu -- tune` repeats them on another device, and prints the table that follows.
 
-use super::{Entry, Form, Pdl};
+use super::{Entry, Form, Heads, Pdl};
 
 /// Threads in a block, at most: `ROPE_MAX_THREADS` of `kernels/variants.h`.
 pub(super) const MAX_THREADS: usize = 512;
@@ -15,8 +15,12 @@ const NARROW: usize = 8;
 /// 1 %, 8192 of 32 + 8 (39,700) lose 2 %, 32768 lose 3 %.
 pub(super) const PDL_THREADS: usize = 37_000;
 
-/// How a launch is cut: what a thread takes, rows of heads in a block at most, and a block's threads where
-/// tokens can fill it.
+/// Threads of 64 registers that fit a multiprocessor.
+const RESIDENT: usize = 1024;
+const WARP: usize = 32;
+
+/// How a launch is cut: what a thread takes, rows of heads in a block at most, a block's threads where tokens can fill it,
+/// and how often blocks that walk go over the list of heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
     pub entry: Entry,
@@ -24,56 +28,74 @@ pub struct Cut {
     pub pairs: usize,
     pub heads_per_block: usize,
     pub threads: usize,
+    pub rounds: usize,
 }
 
 impl Cut {
     /// The best of the sweeps.
     pub fn of(work: &Work, multiprocessors: usize) -> Self {
-        let Work { widest, heads: [q, k], form, tokens_inside, .. } = *work;
-        // Heads spread over blocks: for a few tokens, on many multiprocessors.
-        let spread = |q_heads, pairs: usize, rows: usize, threads| {
+        let Work { widest, heads: [q, k], form, tokens_inside, is_fast, .. } = *work;
+        let cut = |heads, pairs: usize, rows: usize, threads| {
             let pairs = pairs.min(widest);
-            let entry = Entry::new(form, q_heads, 0);
-            Self { entry, pairs, heads_per_block: rows.min(threads / work.width(pairs)), threads }
+            let heads_per_block = rows.min(threads / work.width(pairs));
+            Self { entry: Entry { form, heads }, pairs, heads_per_block, threads, rounds: 1 }
         };
-        // Heads of a token in one block, if they fit: long runs of memory suit DRAM.
-        let whole = |q_heads, k_heads, threads| {
-            let entry = Entry::new(form, q_heads, k_heads);
-            let heads_per_block = MAX_THREADS / work.width(widest);
-            Self { entry, pairs: widest, heads_per_block, threads }
-        };
-        // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
-        let grouped = work.together && k > 0 && q >= 2 * k;
+        // A token's heads in one block, if they fit: long runs of memory suit DRAM.
+        let all = MAX_THREADS;
         let threads = work.threads() / multiprocessors;
-        if !matches!(form, Form::Flat(_)) {
+        let Form::Flat(pdl) = form else {
+            // With as many key heads as query heads, or nearly, nothing is gained by a block for both.
+            let grouped = k > 0 && q >= 2 * k;
             // Fewer cuts where a thread may have to choose.
             return match threads {
-                0..=4096 => spread(2, widest, 8, 128),
-                _ if grouped => whole(2, 1, 256),
-                _ => whole(2, 0, 256),
+                0..=4096 => cut(Heads::Apart(2), widest, 8, 128),
+                _ if grouped => cut(Heads::Together(2, 1), widest, all, 256),
+                _ => cut(Heads::Apart(2), widest, all, 256),
             };
-        }
-        let early = form != Form::Flat(Pdl::Off);
+        };
+        let early = pdl != Pdl::Off;
+        let grouped = q >= 2 * k;
         let narrow = work.width(widest) < NARROW && !tokens_inside;
-        match threads {
-            0..=16 => spread(1, 2, 4, if early { 512 } else { 128 }),
-            17..=128 if early => spread(1, 2, 4, 512),
-            129..=600 if early => spread(1, if grouped { 2 } else { 4 }, 4, 512),
-            17..=512 => spread(2, 1, 2, 256),
-            601..=1600 if early => spread(4, 2, 4, if grouped { 128 } else { 256 }),
-            513..=1600 => spread(2, 2, 1, 128),
-            2049.. if narrow => whole(1, 0, 256),
-            1601..=4096 if early && grouped => whole(4, 1, 128),
-            1601..=4096 if early => spread(4, 4, 2, 256),
-            1601..=2600 => spread(4, 2, 2, 128),
-            2601..=4096 => spread(4, 4, 2, 128),
-            // Enough to hide memory behind one another: what heads share counts.
-            4097..=12_288 if grouped => whole(4, 1, 128),
-            4097..=12_288 => spread(4, 4, 4, 256),
-            _ if grouped => whole(4, 1, 512),
-            12_289..=37_000 => spread(4, 4, 8, 512),
-            _ => spread(2, 2, 16, 512),
+        // All loads are on their way at once; or, as long as q and k fit L2, blocks walk. In more rounds, or where L2 ends,
+        // that costs more DRAM-cold than it gains.
+        if is_fast && !early && !narrow && (4501..=16_384).contains(&threads) {
+            let walk = |rounds| Self { rounds, ..cut(Heads::Walk(6), 4, all, 128) };
+            let cuts = [cut(Heads::List(8), 4, all, 128), walk(2), walk(3)];
+            if let Some(cut) = cuts.into_iter().find(|cut| cut.is_resident(work, multiprocessors)) {
+                return cut;
+            }
         }
+        match threads {
+            0..=600 if early && (grouped || threads <= 128) => cut(Heads::Apart(1), 2, 4, 256),
+            129..=600 if early => cut(Heads::Apart(1), 4, 8, 512),
+            601..=1600 if early && grouped => cut(Heads::Apart(4), 2, 2, 128),
+            601..=1600 if early => cut(Heads::Apart(4), 2, 4, 256),
+            0..=16 => cut(Heads::Apart(1), 2, 4, 128),
+            17..=200 => cut(Heads::Apart(2), 1, 2, 128),
+            201..=700 => cut(Heads::Apart(4), 1, 2, 256),
+            701..=1600 => cut(Heads::Apart(2), 2, 1, 128),
+            2049.. if narrow => cut(Heads::Apart(1), widest, all, 256),
+            1601..=12_288 if is_fast && early && (grouped || threads <= 4096) => {
+                cut(Heads::List(5), 4, all, 128)
+            }
+            4097.. if is_fast && early && !grouped => cut(Heads::Apart(4), 2, 8, 512),
+            1601..=2600 => cut(Heads::Apart(4), 2, 2, 128),
+            2601..=4500 if is_fast => cut(Heads::List(4), 4, 8, 128),
+            4501.. if is_fast && grouped => cut(Heads::List(5), 4, all, 512),
+            4501.. if is_fast => cut(Heads::List(4), 4, 8, 512),
+            2601..=4096 => cut(Heads::Apart(4), 4, 2, 128),
+            4097..=12_288 => cut(Heads::Apart(4), 4, 4, 256),
+            12_289..=37_000 => cut(Heads::Apart(4), 4, 8, 512),
+            _ => cut(Heads::Apart(2), 2, 16, 512),
+        }
+    }
+
+    /// Whether all blocks fit at once, of 64 registers a thread.
+    fn is_resident(&self, work: &Work, multiprocessors: usize) -> bool {
+        let Tiling { grid, block, .. } = Tiling::rotation(work, self);
+        let threads = (block.0 * block.1 * block.2) as usize;
+        let at_once = multiprocessors * (RESIDENT / threads.next_multiple_of(WARP));
+        grid.0 as usize * grid.1 as usize <= at_once
     }
 }
 
@@ -85,6 +107,8 @@ pub struct Tiling {
     pub block: (u32, u32, u32),
     /// Blocks in y that work on q.
     pub q_slices: u32,
+    /// Heads of a list that a token's blocks take at a time.
+    pub heads_per_round: u32,
 }
 
 /// What a rotation works on.
@@ -101,8 +125,8 @@ pub struct Work {
     pub tokens_inside: bool,
     /// Which kernels it takes: [`Form::Flat`] by [`pdl`](Self::pdl).
     pub form: Form,
-    /// Whether they take q and k together: of flat ones the widest vectors alone do.
-    pub together: bool,
+    /// Whether it has every entry.
+    pub is_fast: bool,
 }
 
 impl Work {
@@ -125,17 +149,26 @@ impl Work {
 
 impl Tiling {
     pub fn rotation(work: &Work, cut: &Cut) -> Self {
-        let Work { heads, tokens, tokens_inside, .. } = *work;
-        let Cut { entry, pairs, heads_per_block, threads } = *cut;
+        let Work { heads: [q, k], tokens, tokens_inside, .. } = *work;
+        let Cut { entry, pairs, heads_per_block, threads, rounds } = *cut;
         let width = work.width(pairs);
-        let [of_q, of_k] = entry.heads();
-        let [q, k] = [heads[0].div_ceil(of_q), heads[1].div_ceil(of_k)];
+        // Rows of heads: of q and of k, or of both together.
+        let (of_a_row, [q, k]) = match entry.heads {
+            Heads::Apart(n) => (n, [q.div_ceil(n), k.div_ceil(n)]),
+            Heads::Together(of_q, of_k) => (of_q, [q.div_ceil(of_q).max(k.div_ceil(of_k)), 0]),
+            Heads::List(n) => (n, [(q + k).div_ceil(n), 0]),
+            Heads::Walk(n) => (n, [(q + k).div_ceil(n * rounds), 0]),
+        };
         let most = if tokens_inside { 1 } else { heads_per_block.max(1) };
         // As many slices as that takes, and no more rows than fill them.
         let rows = q.max(k).div_ceil(q.max(k).div_ceil(most));
         let (q_slices, k_slices) = (q.div_ceil(rows), k.div_ceil(rows));
-        let slices = if entry.is_together() { q_slices.max(k_slices) } else { q_slices + k_slices };
-        Self { q_slices: q_slices as u32, ..Self::of(threads, [width, rows], tokens, slices) }
+        let slices = q_slices + k_slices;
+        Self {
+            q_slices: q_slices as u32,
+            heads_per_round: (slices * rows * of_a_row) as u32,
+            ..Self::of(threads, [width, rows], tokens, slices)
+        }
     }
 
     /// For a table of `rows` rows.
@@ -151,6 +184,7 @@ impl Tiling {
             grid: (tokens.div_ceil(tokens_per_block) as u32, slices as u32, 1),
             block: (width as u32, rows as u32, tokens_per_block as u32),
             q_slices: slices as u32,
+            heads_per_round: 0,
         }
     }
 }
@@ -158,6 +192,8 @@ impl Tiling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Dtype;
+    use crate::plan::{Kernel, Variant};
 
     /// Every token and head has a thread, within the launch limits of every device.
     #[test]
@@ -170,17 +206,12 @@ mod tests {
             {
                 for tokens in [1, 2, 31, 512, 4096, 70_000, (1 << 31) - 1] {
                     for form in [Form::Flat(Pdl::Off), Form::Flat(Pdl::On), Form::General] {
-                        for [tokens_inside, together] in [[false; 2], [true, false], [false, true]]
-                        {
-                            check(&Work {
-                                pairs,
-                                widest,
-                                heads,
-                                tokens,
-                                tokens_inside,
-                                form,
-                                together,
-                            });
+                        for tokens_inside in [false, true] {
+                            let is_fast = widest == 4;
+                            let work =
+                                Work { pairs, widest, heads, tokens, tokens_inside, form, is_fast };
+                            check(&work);
+                            check(&Work { is_fast: false, ..work });
                         }
                     }
                 }
@@ -197,23 +228,34 @@ mod tests {
         assert!(x * y * z <= most && z <= 64, "{g:?}");
         assert!(g.grid.0 < 1 << 31 && g.grid.1 <= 65_535, "{g:?}");
         assert!(u64::from(g.grid.0) * u64::from(z) >= work.tokens as u64);
-        let [q, k] = cut.entry.heads().map(|heads| heads * y as usize);
-        let slices = g.grid.1 as usize;
-        let (of_q, of_k) = match cut.entry.is_together() {
-            true => (slices, slices),
-            false => (g.q_slices as usize, slices - g.q_slices as usize),
+        let [q, k] = work.heads;
+        let (rows, slices, of_q) = (y as usize, g.grid.1 as usize, g.q_slices as usize);
+        let (round, all) = (g.heads_per_round as usize, q + k);
+        let covers = match cut.entry.heads {
+            Heads::Apart(n) => of_q * n * rows >= q && (slices - of_q) * n * rows >= k,
+            Heads::Together(n, m) => slices * n * rows >= q && slices * m * rows >= k,
+            // A round is a slice of each block, and the last one of all is not empty.
+            Heads::List(n) => round == slices * n * rows && round >= all,
+            Heads::Walk(n) => {
+                round == slices * n * rows
+                    && round * cut.rounds >= all
+                    && (cut.rounds == 1 || all <= n || round < all)
+            }
         };
-        assert!(of_q * q >= work.heads[0] && of_k * k >= work.heads[1], "{g:?}");
+        assert!(covers, "{cut:?} {g:?}");
         assert_eq!(cut.entry.form, work.form);
-        assert!(work.together || !cut.entry.is_together());
+        // What is compiled in the variant that it takes.
+        let dtype = if work.is_fast || work.widest < 4 { Dtype::BF16 } else { Dtype::F32 };
+        let variant = Variant { dtype, joined: false, bytes: cut.pairs * dtype.size() };
+        assert!(Kernel::Rotate(cut.entry).variants().any(|v| v == variant), "{cut:?}");
     }
 
     /// Large launches start when the kernel before has finished, whatever was asked for.
     #[test]
     fn large_launches_do_not_start_early() {
         let pdl = |tokens, heads| {
-            let (form, tokens_inside, together) = (Form::Strided, false, true);
-            let work = Work { pairs: 64, widest: 4, heads, tokens, tokens_inside, form, together };
+            let (form, tokens_inside, is_fast) = (Form::Strided, false, true);
+            let work = Work { pairs: 64, widest: 4, heads, tokens, tokens_inside, form, is_fast };
             work.pdl(Pdl::PositionsReady, 132)
         };
         for (tokens, heads) in [(1, [32, 8]), (4096, [32, 8]), (4096, [64, 8])] {

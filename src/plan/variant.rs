@@ -1,5 +1,7 @@
 //! The kernels: which there are, and which vectors fit a call.
 
+use std::fmt;
+
 use super::params::Rows;
 use crate::{Dtype, Pairing, Pdl};
 
@@ -14,48 +16,71 @@ pub enum Form {
     General,
 }
 
-/// One entry of a rotation, in all variants: `ROPE_FLAT_ENTRIES` and `ROPE_ENTRIES` of `kernels/variants.h`. A thread takes
-/// `q_heads` of q together with `k_heads` of k; or, where that is 0, `q_heads` of either.
+/// Heads that one thread takes, and how blocks share a token's: `Sharing` of `kernels/flat.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    /// So many of q or of k.
+    Apart(usize),
+    /// So many of q with so many of k.
+    Together(usize, usize),
+    /// So many of q's and k's, which are one list.
+    List(usize),
+    /// The same, and again as many: blocks that are too few go on over the list.
+    Walk(usize),
+}
+
+impl Heads {
+    /// Of flat ones, those of every form, and those of launches that do not start early alone.
+    const FLAT: [Self; 3] = [Self::Apart(1), Self::Apart(4), Self::List(5)];
+    const PLAIN: [Self; 4] = [Self::Apart(2), Self::List(4), Self::List(8), Self::Walk(6)];
+    const STRIDED: [Self; 2] = [Self::Apart(2), Self::Together(2, 1)];
+
+    /// Whether k's heads are numbered on from q's.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::List(_) | Self::Walk(_))
+    }
+}
+
+impl fmt::Display for Heads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apart(heads) => write!(f, "{heads}"),
+            Self::Together(q, k) => write!(f, "{q}_{k}"),
+            Self::List(heads) => write!(f, "list_{heads}"),
+            Self::Walk(heads) => write!(f, "walk_{heads}"),
+        }
+    }
+}
+
+/// One entry of a rotation, in all variants: `ROPE_FLAT_ENTRIES` and `ROPE_ENTRIES` of `kernels/variants.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub form: Form,
-    pub q_heads: usize,
-    pub k_heads: usize,
+    pub heads: Heads,
 }
 
 impl Entry {
-    pub const COUNT: usize = 4 + 2 * 3 + 2 * 2;
+    pub const COUNT: usize = Heads::PLAIN.len() + 3 * Heads::FLAT.len() + 2 * Heads::STRIDED.len();
 
     pub fn all() -> impl Iterator<Item = Self> {
-        let flat = |pdl| [(1, 0), (4, 0), (4, 1)].map(|(q, k)| Self::new(Form::Flat(pdl), q, k));
-        let others = |form| [(2, 0), (2, 1)].map(|(q, k)| Self::new(form, q, k));
-        [Self::new(Form::Flat(Pdl::Off), 2, 0)]
-            .into_iter()
+        let of =
+            |form, heads: &'static [Heads]| heads.iter().map(move |&heads| Self { form, heads });
+        let flat = move |pdl| of(Form::Flat(pdl), &Heads::FLAT);
+        let strided = move |form| of(form, &Heads::STRIDED);
+        of(Form::Flat(Pdl::Off), &Heads::PLAIN)
             .chain([Pdl::Off, Pdl::On, Pdl::PositionsReady].into_iter().flat_map(flat))
-            .chain([Form::Strided, Form::General].into_iter().flat_map(others))
+            .chain([Form::Strided, Form::General].into_iter().flat_map(strided))
     }
 
-    /// Whether it is compiled in a variant: of flat ones q and k together in the fast ones, and two heads in narrow ones.
+    /// Whether it is compiled in a variant: of flat ones lists in the fast ones, where four heads need no entry besides, and
+    /// two heads in narrow ones.
     fn is_in(self, variant: Variant) -> bool {
-        match (self.form, self.heads()) {
-            (Form::Flat(_), _) if self.is_together() => variant.is_fast(),
-            (Form::Flat(_), [2, _]) => variant.pairs() < Variant::MOST_PAIRS,
+        match (self.form, self.heads) {
+            (Form::Flat(_), Heads::Apart(2)) => variant.pairs() < Variant::MOST_PAIRS,
+            (Form::Flat(_), Heads::Apart(4)) => !variant.is_fast(),
+            (Form::Flat(_), Heads::List(_) | Heads::Walk(_)) => variant.is_fast(),
             _ => true,
         }
-    }
-
-    pub const fn new(form: Form, q_heads: usize, k_heads: usize) -> Self {
-        Self { form, q_heads, k_heads }
-    }
-
-    /// Heads of q and of k that one thread takes.
-    pub fn heads(self) -> [usize; 2] {
-        [self.q_heads, if self.is_together() { self.k_heads } else { self.q_heads }]
-    }
-
-    /// Whether a block works on q and k, not on one of them.
-    pub fn is_together(self) -> bool {
-        self.k_heads > 0
     }
 
     fn name(self) -> String {
@@ -66,7 +91,7 @@ impl Entry {
             Form::Strided => "rotate",
             Form::General => "rotate_general",
         };
-        format!("{form}_{}_{}", self.q_heads, self.k_heads)
+        format!("{form}_{}", self.heads)
     }
 }
 
@@ -245,10 +270,10 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        // Of the entries for several tensors the fast variants: of two types in two orders. Of two heads of a run those
-        // of fewer than four pairs.
-        let together = 3 + 2;
-        assert_eq!(names.len(), (Kernel::COUNT - together - 1) * 17 + together * 4 + 12);
+        // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's entries for several tensors the
+        // fast variants.
+        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 3 * 17 + 2 * 4);
+        assert_eq!(names.len(), flat + strided + 17 + append);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }
 

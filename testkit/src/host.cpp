@@ -81,41 +81,40 @@ void append_block(const Block& block) {
     }
 }
 
+// Threads that do not meet, one after another.
+template <class Params, void (*THREAD)(const Params&, const rope::Thread&)>
+void each_thread(const Block& block) {
+    const auto& params = *static_cast<const Params*>(block.params);
+    block.each([&](const rope::Thread& at, size_t) { THREAD(params, at); });
+}
+
 const Kernel KERNELS[] = {
-#define FLAT(element, Element, order, JOINED, BYTES, name, Q, K, PDL)               \
-    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {             \
-         block.each([&](const rope::Thread& at, size_t) {                           \
-             rope::flat_thread<rope::Element, JOINED, BYTES, Q, K, rope::PDL>(      \
-                 *static_cast<const rope::FlatParams*>(block.params), at);          \
-         });                                                                        \
-     }},
-#define FLAT_ENTRY(name, Q, K, PDL) ROPE_ALL_VARIANTS(FLAT, name, Q, K, PDL)
-#define FLAT_FAST(name, Q, K, PDL) ROPE_FAST_VARIANTS(FLAT, name, Q, K, PDL)
-#define FLAT_NARROW(name, Q, K, PDL) ROPE_NARROW_VARIANTS(FLAT, name, Q, K, PDL)
-    ROPE_FLAT_ENTRIES(FLAT_ENTRY, FLAT_FAST, FLAT_NARROW)
-#define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, GENERAL)                 \
-    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {                     \
-         block.each([&](const rope::Thread& at, size_t) {                                   \
-             rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, GENERAL>(              \
-                 *static_cast<const rope::RotateParams*>(block.params), at);                \
-         });                                                                                \
-     }},
-#define ROTATE_ENTRY(name, Q, K, GENERAL) ROPE_ALL_VARIANTS(ROTATE, name, Q, K, GENERAL)
+#define NAME(name, element, order, BYTES) #name "_" #element "_" #order "_" #BYTES
+#define FLAT(element, Element, order, JOINED, BYTES, name, HEADS, SHARING, PDL)               \
+    {NAME(name, element, order, BYTES),                                                       \
+     each_thread<rope::FlatParams, rope::flat_thread<rope::Element, JOINED, BYTES, HEADS,     \
+                                                     rope::SHARING, rope::PDL>>},
+#define FLAT_ENTRY(...) ROPE_ALL_VARIANTS(FLAT, __VA_ARGS__)
+#define FLAT_FAST(...) ROPE_FAST_VARIANTS(FLAT, __VA_ARGS__)
+#define FLAT_SLOW(...) ROPE_SLOW_VARIANTS(FLAT, __VA_ARGS__)
+#define FLAT_NARROW(...) ROPE_NARROW_VARIANTS(FLAT, __VA_ARGS__)
+    ROPE_FLAT_ENTRIES(FLAT_ENTRY, FLAT_FAST, FLAT_SLOW, FLAT_NARROW)
+#define ROTATE(element, Element, order, JOINED, BYTES, name, Q, K, GENERAL)                   \
+    {NAME(name, element, order, BYTES),                                                       \
+     each_thread<rope::RotateParams,                                                          \
+                 rope::rotate_thread<rope::Element, JOINED, BYTES, Q, K, GENERAL>>},
+#define ROTATE_ENTRY(...) ROPE_ALL_VARIANTS(ROTATE, __VA_ARGS__)
     ROPE_ENTRIES(ROTATE_ENTRY)
-#define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL) \
-    {#name "_" #element "_" #order "_" #BYTES,                                 \
-     append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
-#define APPEND_ENTRY(name, Q, K, V, GENERAL) ROPE_ALL_VARIANTS(APPEND, name, Q, K, V, GENERAL)
-#define FAST_ENTRY(name, Q, K, V, GENERAL) ROPE_FAST_VARIANTS(APPEND, name, Q, K, V, GENERAL)
-    ROPE_APPEND_ENTRIES(APPEND_ENTRY, FAST_ENTRY)
-#define COS_SIN(element, Element, order, JOINED, BYTES, name)                 \
-    {#name "_" #element "_" #order "_" #BYTES, [](const Block& block) {       \
-         block.each([&](const rope::Thread& at, size_t) {                     \
-             rope::cos_sin_thread<rope::Element, JOINED, BYTES>(              \
-                 *static_cast<const rope::CosSinParams*>(block.params), at);  \
-         });                                                                  \
-     }},
+#define COS_SIN(element, Element, order, JOINED, BYTES, name)                                 \
+    {NAME(name, element, order, BYTES),                                                       \
+     each_thread<rope::CosSinParams, rope::cos_sin_thread<rope::Element, JOINED, BYTES>>},
     ROPE_ALL_VARIANTS(COS_SIN, cos_sin)
+#define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL)                \
+    {NAME(name, element, order, BYTES),                                                       \
+     append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
+#define APPEND_ENTRY(...) ROPE_ALL_VARIANTS(APPEND, __VA_ARGS__)
+#define APPEND_FAST(...) ROPE_FAST_VARIANTS(APPEND, __VA_ARGS__)
+    ROPE_APPEND_ENTRIES(APPEND_ENTRY, APPEND_FAST)
 };
 
 struct Field {
@@ -139,12 +138,12 @@ const Field FIELDS[] = {
     S(FrequencySets) F(FrequencySets, ids) F(FrequencySets, stride) F(FrequencySets, last)
     S(Divisor) F(Divisor, value) F(Divisor, multiplier) F(Divisor, shift)
     S(FlatParams) F(FlatParams, first) F(FlatParams, token) F(FlatParams, head)
-        F(FlatParams, heads) F(FlatParams, q_slices) F(FlatParams, partner)
+        F(FlatParams, end) F(FlatParams, q_slices) F(FlatParams, partner)
         F(FlatParams, heads_per_block) F(FlatParams, tokens_per_block)
         F(FlatParams, load_hint) F(FlatParams, tokens) F(FlatParams, counts)
         F(FlatParams, steps) F(FlatParams, ids) F(FlatParams, start)
         F(FlatParams, cos_factor) F(FlatParams, sin_factor) F(FlatParams, store_hint)
-        F(FlatParams, reserved)
+        F(FlatParams, heads_per_round)
     S(RotateParams) F(RotateParams, steps) F(RotateParams, seq) F(RotateParams, tokens)
         F(RotateParams, pair_stride) F(RotateParams, partner) F(RotateParams, pdl)
         F(RotateParams, load_hint) F(RotateParams, heads_per_block)

@@ -56,6 +56,7 @@ fn every_kernel_runs() {
     for multiprocessors in [1, 4, 20, 132] {
         for pdl in [Pdl::Off, Pdl::On, Pdl::PositionsReady] {
             grids::odd_rotary_dims(&KernelOnHost { multiprocessors, pdl });
+            grids::shares_of_heads(&KernelOnHost { multiprocessors, pdl });
         }
         let backend = KernelOnHost { multiprocessors, pdl: Pdl::On };
         grids::vllm(&backend);

@@ -304,6 +304,55 @@ pub fn model_shapes(backend: &impl Backend) {
     run(backend, "shapes of real models", cases.into_iter());
 }
 
+/// Numbers of heads that threads share unevenly, in so many tokens that a launch takes each of its cuts: on a small device,
+/// or, where there is the memory, on a large one.
+pub fn shares_of_heads(backend: &impl Backend) {
+    const HEADS: [[usize; 2]; 8] =
+        [[32, 8], [5, 3], [8, 8], [1, 0], [0, 9], [13, 1], [24, 2], [7, 6]];
+    let mut cases = Vec::new();
+    let mut add = |tokens, heads: [usize; 2], head_dim, dtype, pairing| {
+        let [q, k] = heads.map(|n| (n > 0).then_some(Layout::thd(tokens, n, head_dim)));
+        let positions = Positions::consecutive(50);
+        let layout = Layout::thd(tokens, 1, head_dim);
+        cases.push(Case { dtype, pairing, positions, q, k, ..Case::of(head_dim, layout, None) });
+    };
+    for heads in HEADS {
+        for tokens in [3, 16, 40, 100, 300] {
+            for dtype in [Dtype::F16, Dtype::BF16] {
+                for pairing in PAIRINGS {
+                    add(tokens, heads, 64, dtype, pairing);
+                }
+            }
+        }
+    }
+    if backend.budget() >= 1 << 20 {
+        for (heads, tokens) in [
+            ([32, 8], 700),
+            ([32, 8], 1024),
+            ([13, 3], 2600),
+            ([32, 8], 2047),
+            ([7, 17], 4090),
+            ([32, 32], 2050),
+            ([71, 1], 4096),
+            ([3, 5], 65_536),
+        ] {
+            add(tokens, heads, 128, Dtype::BF16, PAIRINGS[tokens % 2]);
+        }
+    }
+    let largest = 64 * backend.budget();
+    let (mut ran, mut left_out) = (0, 0);
+    for case in &cases {
+        if case.elements() <= largest.min(1 << 27) {
+            check(backend, case);
+            ran += 1;
+        } else {
+            left_out += 1;
+        }
+    }
+    println!("shares of heads on {}: {ran} cases ran, {left_out} left out", backend.name());
+    assert!(ran > 0);
+}
+
 /// Every kind of positions, of every type of ids.
 pub fn positions(backend: &impl Backend) {
     let layout = |heads| Layout::bshd(3, 7, heads, 32);

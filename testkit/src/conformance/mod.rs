@@ -24,6 +24,7 @@ macro_rules! suite {
             odd_rotary_dims_at_any_alignment: grids::odd_rotary_dims,
             every_rotary_dim: grids::every_rotary_dim,
             shapes_of_real_models: grids::model_shapes,
+            threads_share_any_number_of_heads: grids::shares_of_heads,
             every_kind_of_positions: grids::positions,
             q_alone_and_k_alone: grids::alone,
             positions_on_several_axes: mrope_and_sets::axes,
