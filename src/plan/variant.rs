@@ -210,7 +210,7 @@ impl Variant {
         (self.dtype as usize * 2 + usize::from(self.joined)) * 4 + self.bytes.ilog2() as usize - 1
     }
 
-    /// Whether it is the widest of a 16-bit type: those have every entry.
+    /// Whether it is the widest of a 16-bit type: those have entries for several tensors, and for lists of heads.
     pub fn is_fast(self) -> bool {
         self.dtype.size() == 2 && Self::of(self.dtype, self.joined).next() == Some(self)
     }

@@ -36,6 +36,19 @@ pub(crate) fn run(backend: &impl Backend, name: &str, cases: impl Iterator<Item 
     assert!(ran > 0, "{name}: nothing ran");
 }
 
+/// Checks all cases of a grid that is small enough for a machine with memory; on others those that are. Says how many.
+fn run_whole(backend: &impl Backend, name: &str, cases: &[Case]) {
+    let mut ran = 0;
+    for case in cases {
+        if case.elements() <= backend.budget() * 64 {
+            check(backend, case);
+            ran += 1;
+        }
+    }
+    println!("{name} on {}: {ran} of {} cases ran", backend.name(), cases.len());
+    assert!(ran > 0, "{name}: nothing ran");
+}
+
 /// `test_rope.py` of FlashInfer: batches, lengths, offsets, partial rotation, packed QKV.
 pub fn flashinfer(backend: &impl Backend) {
     let mut cases = Vec::new();
@@ -149,20 +162,7 @@ pub fn liger_and_transformer_engine(backend: &impl Backend) {
             }
         }
     }
-    // The whole grid is small enough for a machine with memory.
-    let mut ran = 0;
-    for case in &cases {
-        if case.elements() <= backend.budget() * 64 {
-            check(backend, case);
-            ran += 1;
-        }
-    }
-    println!(
-        "Liger's and TransformerEngine's shapes on {}: {ran} of {} cases ran",
-        backend.name(),
-        cases.len()
-    );
-    assert!(ran > 0);
+    run_whole(backend, "Liger's and TransformerEngine's shapes", &cases);
 }
 
 /// Ratios, whole and fractional and below one, at positions up to 2^31 and below zero.
@@ -339,18 +339,7 @@ pub fn shares_of_heads(backend: &impl Backend) {
             add(tokens, heads, 128, Dtype::BF16, PAIRINGS[tokens % 2]);
         }
     }
-    let largest = 64 * backend.budget();
-    let (mut ran, mut left_out) = (0, 0);
-    for case in &cases {
-        if case.elements() <= largest.min(1 << 27) {
-            check(backend, case);
-            ran += 1;
-        } else {
-            left_out += 1;
-        }
-    }
-    println!("shares of heads on {}: {ran} cases ran, {left_out} left out", backend.name());
-    assert!(ran > 0);
+    run_whole(backend, "shares of heads", &cases);
 }
 
 /// Every kind of positions, of every type of ids.
