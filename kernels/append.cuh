@@ -9,10 +9,15 @@
 // a block's threads one after another, twice.
 //
 //   block   x: lanes of a head, a power of two    y: heads    z: tokens; whole warps
-//   grid    x: tiles of tokens                    y: slices of heads
+//   grid    x: tiles of tokens                    y: slices of heads, each of q, of k or of v
+//   or, of several heads a thread,
+//           y and z: tiles of tokens              x: slices of heads
 //
-// Tensors apart: a slice is of q, of k or of v. Together: of all three.
+// By slices, a token's blocks run at about one time: q, k and v of a token are often one run of memory, and DRAM likes those
+// (8192 tokens of 32 + 8 + 8 heads of 128: 70.5 us for 73.9, H100). Few tokens are up to 10 % faster by tiles.
 #pragma once
+
+#include <type_traits>
 
 #include "norm.cuh"
 #include "params/append.cuh"
@@ -22,6 +27,22 @@
 #include "stage/turn.cuh"
 
 namespace rope {
+
+// What a launch has to choose from, and the Params that say it. FLAT has half the branches and half the parameters: 9 to 15 %
+// less time from 1 token to 2048 (H100).
+enum class AppendForm {
+    FLAT,     // see FlatAppendParams
+    STRIDED,  // any strides, and other targets
+    GENERAL,  // as the rotation's; and slots by a page table
+};
+template <AppendForm FORM>
+struct ParamsOf {
+    using Type = AppendParams;
+};
+template <>
+struct ParamsOf<AppendForm::FLAT> {
+    using Type = FlatAppendParams;
+};
 
 // The channels of a thread's first pair; those of its other pairs are the next ones.
 struct PairChannels {
@@ -60,60 +81,91 @@ struct PairChannels {
 };
 
 // HEADS heads of TENSOR: every `heads_per_block`-th from the first on, as far as there are.
-template <Tensor TENSOR, class Element, bool JOINED, int BYTES, int HEADS>
-struct AppendFragment {
+template <AppendForm FORM, Tensor TENSOR, class Element, bool JOINED, int BYTES, int HEADS>
+class Append {
+public:
+    using Params = typename ParamsOf<FORM>::Type;
     using Group = Pairs<Element, JOINED, BYTES>;
+    static constexpr int PAIRS = Group::PAIRS;
+    static constexpr bool TURNS = TENSOR != VALUE, STORES = TENSOR != QUERY;
+    // Sums that lanes meet for.
+    static constexpr int SUMS = TURNS ? HEADS : 0;
 
-    Group group[HEADS];
-    Group weight;
-    float scale[HEADS];  // where elements become 8-bit floats
-    PairChannels channels;
-    uint32_t first;      // head
-    char* from;          // the thread's first channel of it
-    int64_t head_bytes;  // from one of the thread's heads to the next
-    char* entry;         // the first head in the cache
-    bool is_inside;      // the token is one
-
-    ROPE_FN void locate(const AppendParams& params, uint32_t slice, const Thread& at,
-                        const PairChannels& of, const TokenCoord& coord, bool inside) {
-        channels = of;
-        is_inside = inside;
-        first = slice * HEADS * params.heads_per_block + at.y;
-        const Rows& rows = params.src[TENSOR];
-        from = rows.first + rows.offset(coord.b, coord.s, first) + channels.first * Element::BYTES;
-        head_bytes = params.heads_per_block * rows.head;
+    // As far as the sums of heads' squares. As in the rotation: sine and cosine hide behind the loads, or behind the kernel
+    // before.
+    ROPE_FN void begin(const Params& params, uint32_t pdl, const Thread& at, uint32_t slice,
+                       float* sums) {
+        const uint32_t pair = at.x * PAIRS;
+        if (pdl == ON) {
+            launch_dependent_grids();
+            wait_on_dependent_grids();
+        }
+        locate(params, at, slice);
+        if (pdl != POSITIONS_READY) load(params);
+        load_token(params, pair);
+        prepare(params, pair);
+        if (pdl == POSITIONS_READY) {
+            launch_dependent_grids();
+            wait_on_dependent_grids();
+            load(params);
+        }
+#pragma unroll
+        for (int i = 0; i < SUMS; ++i) sums[i] = squares(i);
     }
 
-    ROPE_FN uint32_t head(const AppendParams& params, int i) const {
+    ROPE_FN void end(const Params& params, const float* sums) {
+        if constexpr (STORES) locate_entry(params);
+        if constexpr (TURNS) {
+            transform(params, sums);
+            store_rows(params);
+        }
+        if constexpr (STORES) store_cache(params);
+    }
+
+private:
+    ROPE_FN static bool is_normalised(const Params& params) {
+        return TURNS && params.normalised[TENSOR % 2];
+    }
+    // Bytes from a pair's first channel to its second.
+    ROPE_FN uint32_t partner() const { return channels.partner * Element::BYTES; }
+    ROPE_FN uint32_t head(const Params& params, int i) const {
         return first + i * params.heads_per_block;
     }
-
-    ROPE_FN bool has(const AppendParams& params, int i) const {
+    ROPE_FN bool has(const Params& params, int i) const {
         return channels.is_there && is_inside && head(params, i) < params.heads[TENSOR];
     }
 
-    ROPE_FN static bool is_normalised(const AppendParams& params) {
-        return TENSOR != VALUE && params.normalised[TENSOR % 2];
+    ROPE_FN void locate(const Params& params, const Thread& at, uint32_t slice) {
+        const uint32_t t = at.tile * params.tokens_per_block + at.z;
+        is_inside = t < params.tokens;
+        // What lies beyond the last token reads what that one's position is, and no rows.
+        coord.t = is_inside ? t : params.tokens - 1;
+        first = slice * HEADS * params.heads_per_block + at.y;
+        const auto& rows = params.src[TENSOR];
+        const uint32_t pair = at.x * PAIRS;
+        uint32_t step;
+        uint64_t offset;
+        if constexpr (FORM == AppendForm::FLAT) {
+            step = JOINED ? 2 : 1;
+            coord.b = 0;
+            coord.s = coord.t;
+            offset = rows.offset(coord.t, first);
+        } else {
+            step = params.pair_step;
+            coord.b = params.seq.divide(coord.t);
+            coord.s = coord.t - coord.b * params.seq.value;
+            offset = rows.offset(coord.b, coord.s, first);
+        }
+        if constexpr (TURNS) {
+            channels.locate(params.shape_of(TENSOR), step, pair);
+        } else {
+            channels.locate_unrotated(params.value_pairs, step, pair);
+        }
+        from = rows.first + offset + channels.first * Element::BYTES;
+        head_bytes = static_cast<uint64_t>(params.heads_per_block) * rows.head;
     }
 
-    // Bytes from a pair's first channel to its second.
-    ROPE_FN uint32_t partner() const { return channels.partner * Element::BYTES; }
-
-    // What no kernel before this one writes, by the caller's promise where positions are ready.
-    ROPE_FN void load_constants(const AppendParams& params) {
-        if (is_normalised(params) && channels.is_there) {
-            weight.load(params.weight[TENSOR % 2] + channels.first * Element::BYTES, partner());
-        }
-        if (params.storage[TENSOR] != AS_ELEMENT) {
-#pragma unroll
-            for (int i = 0; i < HEADS; ++i) {
-                const uint32_t h = head(params, i);
-                scale[i] = h < params.heads[TENSOR] ? params.scale[TENSOR].load(h) : 1.0f;
-            }
-        }
-    }
-
-    ROPE_FN void load(const AppendParams& params) {
+    ROPE_FN void load(const Params& params) {
         const Policy policy(params.load_hint[TENSOR != QUERY]);
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
@@ -122,14 +174,71 @@ struct AppendFragment {
         }
     }
 
+    // Positions and steps come first: sine and cosine take long from there.
+    ROPE_FN void load_token(const Params& params, uint32_t pair) {
+        if constexpr (TURNS && FORM != AppendForm::GENERAL) {
+            if constexpr (FORM == AppendForm::FLAT) {
+                id = params.ids.template load<false>(static_cast<uint64_t>(coord.t) * params.ids.stride);
+            } else {
+                id = params.positions.template load<false>(coord.b, coord.s);
+            }
+            if (channels.is_rotated) angles.load_steps(params.steps, pair);
+        }
+        if constexpr (STORES) slot.load(params.slots, coord.t);
+    }
+
+    // What no kernel before this one writes, by the caller's promise where positions are ready.
+    ROPE_FN void load_constants(const Params& params) {
+        if (is_normalised(params) && channels.is_there) {
+            weight.load(params.weight[TENSOR % 2] + channels.first * Element::BYTES, partner());
+        }
+        if (params.storage_of(TENSOR) != AS_ELEMENT) {
+#pragma unroll
+            for (int i = 0; i < HEADS; ++i) {
+                const uint32_t h = head(params, i);
+                scale[i] = h < params.heads[TENSOR] ? params.scale[TENSOR].load(h) : 1.0f;
+            }
+        }
+    }
+
+    // Sine and cosine, and the slot.
+    ROPE_FN void prepare(const Params& params, uint32_t pair) {
+        load_constants(params);
+        bool by_table = false;
+        if constexpr (STORES && FORM == AppendForm::GENERAL) {
+            const TokenPositions& positions = params.positions;
+            by_table = params.table.width != 0;
+            if (by_table) {
+                slot.load_page(params.slots, params.table, positions.sequence(coord.t, coord.b),
+                               positions.template position<true>(params.starts, coord.t, coord.b,
+                                                                 coord.s));
+            }
+        }
+        if (TURNS && channels.is_rotated) {
+            const float cos_factor = params.cos_factor, sin_factor = params.sin_factor;
+            if constexpr (FORM == AppendForm::GENERAL) {
+                turn<true>(params, coord, pair, cos_factor, sin_factor, angles);
+            } else {
+                if constexpr (FORM == AppendForm::FLAT) {
+                    angles.multiply(position_in_run(params, id, coord.t));
+                } else {
+                    angles.multiply(params.positions.template position<false>(id, params.starts,
+                                                                              coord.t, coord.s));
+                }
+                angles.sin_cos(cos_factor, sin_factor);
+            }
+        }
+        if constexpr (STORES) slot.resolve(params.slots, by_table);
+    }
+
     // What the thread adds to the sum of head i's squares.
     ROPE_FN float squares(int i) const {
-        float square[Group::PAIRS];
+        float square[PAIRS];
         group[i].each([&](int j, float x, float y) { square[j] = pair_square(x, y); });
 #pragma unroll
-        for (int step = 1; step < Group::PAIRS; step *= 2) {
+        for (int step = 1; step < PAIRS; step *= 2) {
 #pragma unroll
-            for (int j = 0; j < Group::PAIRS; j += 2 * step) {
+            for (int j = 0; j < PAIRS; j += 2 * step) {
                 square[j] = add_rn(square[j], square[j + step]);
             }
         }
@@ -137,8 +246,7 @@ struct AppendFragment {
     }
 
     // Norms of all heads, by the sums of their squares, and rotations; rounded once.
-    ROPE_FN void transform(const AppendParams& params, const float* sums,
-                           const Angles<Group::PAIRS>& angles) {
+    ROPE_FN void transform(const Params& params, const float* sums) {
         if (!is_normalised(params)) {
             if (!channels.is_rotated) return;
 #pragma unroll
@@ -147,7 +255,7 @@ struct AppendFragment {
             }
             return;
         }
-        float by_x[Group::PAIRS], by_y[Group::PAIRS];
+        float by_x[PAIRS], by_y[PAIRS];
         weight.each([&](int j, float x, float y) {
             by_x[j] = add_rn(x, params.weight_offset);
             by_y[j] = add_rn(y, params.weight_offset);
@@ -165,8 +273,7 @@ struct AppendFragment {
 
     // All heads, as elements or 8-bit floats; `row` is at the first one's first channel. Without a policy: what comes next
     // reads them.
-    ROPE_FN void convert(const AppendParams& params, Storage storage, char* row,
-                         int64_t row_bytes) const {
+    ROPE_FN void convert(const Params& params, Storage storage, char* row, int64_t row_bytes) const {
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (!has(params, i)) continue;
@@ -175,8 +282,8 @@ struct AppendFragment {
         }
     }
 
-    ROPE_FN void store_rows(const AppendParams& params, const TokenCoord& coord) const {
-        const Target target = params.target[TENSOR];
+    ROPE_FN void store_rows(const Params& params) const {
+        const Target target = params.target_of(TENSOR);
         if (target == IN_PLACE) {
             const Policy policy(params.store_hint);
             const bool changed = channels.is_rotated || is_normalised(params);
@@ -186,7 +293,10 @@ struct AppendFragment {
                     group[i].store(from + i * head_bytes, partner(), policy);
                 }
             }
-        } else if (target != NOWHERE) {
+            return;
+        }
+        if constexpr (FORM != AppendForm::FLAT) {
+            if (target == NOWHERE) return;
             // Not by `?:`, for which nvcc 12.4 takes the enumerator for an int.
             Storage storage = AS_ELEMENT;
             if (target == CONVERTED) storage = params.storage[TENSOR];
@@ -196,157 +306,37 @@ struct AppendFragment {
         }
     }
 
-    ROPE_FN void locate_entry(const AppendParams& params, const Slot& slot) {
-        const KvPages& pages = params.pages[TENSOR == VALUE];
-        entry = pages.first + (slot.page * pages.page + slot.entry * pages.slot + first * pages.head);
+    ROPE_FN void locate_entry(const Params& params) {
+        const auto& pages = params.pages[TENSOR == VALUE];
+        entry = pages.first + (static_cast<uint64_t>(slot.page) * pages.page +
+                               static_cast<uint64_t>(slot.entry) * pages.slot +
+                               static_cast<uint64_t>(first) * pages.head);
     }
 
-    ROPE_FN void store_cache(const AppendParams& params, const Slot& slot) const {
+    ROPE_FN void store_cache(const Params& params) const {
         if (!slot.is_stored) return;
-        convert(params, params.storage[TENSOR], entry,
-                params.heads_per_block * params.pages[TENSOR == VALUE].head);
+        convert(params, params.storage_of(TENSOR), entry,
+                static_cast<uint64_t>(params.heads_per_block) * params.pages[TENSOR == VALUE].head);
     }
-};
 
-// Q heads of q, K of k and V of v; of a tensor that is not the block's, none.
-//
-// GENERAL: as the rotation's; slots by a page table, too.
-template <class Element, bool JOINED, int BYTES, int Q, int K, int V, bool GENERAL>
-struct Append {
-    static constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
-    static constexpr int SUMS = Q + K;
-    static constexpr bool TURNS = SUMS > 0, STORES = K + V > 0;
-    template <Tensor TENSOR, int HEADS>
-    using Fragment = AppendFragment<TENSOR, Element, JOINED, BYTES, HEADS == 0 ? 1 : HEADS>;
-
-    Fragment<QUERY, Q> q;
-    Fragment<KEY, K> k;
-    Fragment<VALUE, V> v;
+    Group group[HEADS];
+    Group weight;
+    float scale[HEADS];  // where elements become 8-bit floats
+    PairChannels channels;
     Angles<PAIRS> angles;
     TokenCoord coord;
     Ids::Halves id;
     Slot slot;
-    bool is_inside, is_rotated;
-
-    template <class F>
-    ROPE_FN void each(F f) {
-        if constexpr (Q > 0) f(q);
-        if constexpr (K > 0) f(k);
-        if constexpr (V > 0) f(v);
-    }
-
-    ROPE_FN void locate(const AppendParams& params, const Thread& at) {
-        const uint32_t t = at.block_x * params.tokens_per_block + at.z;
-        is_inside = t < params.tokens;
-        // What lies beyond the last token reads what that one's position is, and no rows.
-        coord.t = is_inside ? t : params.tokens - 1;
-        coord.b = params.seq.divide(coord.t);
-        coord.s = coord.t - coord.b * params.seq.value;
-        coord.pair_offset = 0;
-    }
-
-    // Positions and steps come first: sine and cosine take long from there.
-    ROPE_FN void load_token(const AppendParams& params, uint32_t pair) {
-        is_rotated = pair < params.pairs;
-        if constexpr (TURNS && !GENERAL) {
-            id = params.positions.template load<false>(coord.b, coord.s);
-            if (is_rotated) angles.load_steps(params.steps, pair);
-        }
-        if constexpr (STORES) slot.load(params.slots, coord.t);
-    }
-
-    ROPE_FN void locate_heads(const AppendParams& params, uint32_t slice, const Thread& at,
-                              uint32_t pair) {
-        PairChannels channels;
-        // q and k have one shape where a block works on both.
-        channels.locate(params.shape[Q > 0 ? QUERY : KEY], params.pair_step, pair);
-        if constexpr (Q > 0) q.locate(params, slice, at, channels, coord, is_inside);
-        if constexpr (K > 0) k.locate(params, slice, at, channels, coord, is_inside);
-        if constexpr (V > 0) {
-            channels.locate_unrotated(params.value_pairs, params.pair_step, pair);
-            v.locate(params, slice, at, channels, coord, is_inside);
-        }
-    }
-
-    // Sine and cosine, and the slot.
-    ROPE_FN void prepare(const AppendParams& params, uint32_t pair) {
-        const TokenPositions& positions = params.positions;
-        each([&](auto& fragment) { fragment.load_constants(params); });
-        if constexpr (STORES && GENERAL) {
-            if (params.slots.width != 0) {
-                slot.load_page(params.slots, positions.sequence(coord.t, coord.b),
-                               positions.template position<true>(params.starts, coord.t, coord.b,
-                                                                 coord.s));
-            }
-        }
-        if (TURNS && is_rotated) {
-            const float cos_factor = params.cos_factor, sin_factor = params.sin_factor;
-            if constexpr (GENERAL) {
-                turn<true>(params, coord, pair, cos_factor, sin_factor, angles);
-            } else {
-                angles.multiply(
-                    positions.template position<false>(id, params.starts, coord.t, coord.s));
-                angles.sin_cos(cos_factor, sin_factor);
-            }
-        }
-        if constexpr (STORES) {
-            slot.template resolve<GENERAL>(params.slots);
-            // With several heads a thread there is time for it now; with one, at a token or two, there is none.
-            if constexpr (Q > 0) locate_entries(params);
-        }
-    }
-
-    ROPE_FN void locate_entries(const AppendParams& params) {
-        if constexpr (K > 0) k.locate_entry(params, slot);
-        if constexpr (V > 0) v.locate_entry(params, slot);
-    }
-
-    ROPE_FN void load(const AppendParams& params) {
-        each([&](auto& fragment) { fragment.load(params); });
-    }
-
-    // As far as the sums of q's heads and then of k's.
-    ROPE_FN void begin(const AppendParams& params, const Thread& at, uint32_t slice, float* sums) {
-        const uint32_t pair = at.x * PAIRS;
-        locate(params, at);
-        // As in the rotation: sine and cosine hide behind the loads, or behind the kernel before.
-        const bool early = params.pdl == POSITIONS_READY;
-        if (params.pdl == ON) {
-            launch_dependent_grids();
-            wait_on_dependent_grids();
-        }
-        locate_heads(params, slice, at, pair);
-        if (!early) load(params);
-        load_token(params, pair);
-        prepare(params, pair);
-        if (early) {
-            launch_dependent_grids();
-            wait_on_dependent_grids();
-            load(params);
-        }
-#pragma unroll
-        for (int i = 0; i < Q; ++i) sums[i] = q.squares(i);
-#pragma unroll
-        for (int i = 0; i < K; ++i) sums[Q + i] = k.squares(i);
-    }
-
-    ROPE_FN void end(const AppendParams& params, const float* sums) {
-        if constexpr (STORES && Q == 0) locate_entries(params);
-        if constexpr (Q > 0) {
-            q.transform(params, sums, angles);
-            q.store_rows(params, coord);
-        }
-        if constexpr (K > 0) {
-            k.transform(params, sums + Q, angles);
-            k.store_rows(params, coord);
-            k.store_cache(params, slot);
-        }
-        if constexpr (V > 0) v.store_cache(params, slot);
-    }
+    uint32_t first;      // head
+    char* from;          // the thread's first channel of it
+    int64_t head_bytes;  // from one of the thread's heads to the next
+    char* entry;         // the first head in the cache
+    bool is_inside;      // the token is one
 };
 
-// Which tensor a block works on where they are apart, and which slice of it.
-ROPE_FN Tensor tensor_of(const AppendParams& params, uint32_t& slice) {
+// Which tensor a block works on, and which slice of it.
+template <class Params>
+ROPE_FN Tensor tensor_of(const Params& params, uint32_t& slice) {
     if (slice < params.q_slices) return QUERY;
     slice -= params.q_slices;
     if (slice < params.k_slices) return KEY;
@@ -354,42 +344,45 @@ ROPE_FN Tensor tensor_of(const AppendParams& params, uint32_t& slice) {
     return VALUE;
 }
 
-#ifdef __CUDACC__
-
-template <class Work>
-ROPE_FN void append_work(const AppendParams& params, const Thread& at, uint32_t slice,
-                         float* shared) {
-    Work work;
-    float sums[Work::SUMS + 1];
-    work.begin(params, at, slice, sums);
-    if constexpr (Work::SUMS > 0) {
-        if (params.has_norm()) {
-            const uint32_t thread = (at.z * params.heads_per_block + at.y) * at.width + at.x;
-            row_sums<Work::SUMS>(sums, at.width, thread, shared);
-        }
+// The same as f(tensor, slice) with the tensor as a type, so that each has code of its own.
+template <class Params, class F>
+ROPE_FN void with_tensor(const Params& params, uint32_t slice, F f) {
+    switch (tensor_of(params, slice)) {
+        case QUERY: return f(std::integral_constant<Tensor, QUERY>{}, slice);
+        case KEY: return f(std::integral_constant<Tensor, KEY>{}, slice);
+        case VALUE: return f(std::integral_constant<Tensor, VALUE>{}, slice);
     }
-    work.end(params, sums);
 }
 
-// Q, K and V heads together; or, where K and V are 0, Q heads of any tensor.
-template <class Element, bool JOINED, int BYTES, int Q, int K, int V, bool GENERAL>
-ROPE_FN void append_thread(const AppendParams& params, const Thread& at, float* shared) {
-    uint32_t slice = at.block_y;
-    if constexpr (K + V > 0) {
-        append_work<Append<Element, JOINED, BYTES, Q, K, V, GENERAL>>(params, at, slice, shared);
+// PDL of strided and general ones is the parameters'.
+template <AppendForm FORM, Pdl PDL>
+ROPE_FN uint32_t pdl_of(const typename ParamsOf<FORM>::Type& params) {
+    if constexpr (FORM == AppendForm::FLAT) {
+        return PDL;
     } else {
-        switch (tensor_of(params, slice)) {
-            case QUERY:
-                return append_work<Append<Element, JOINED, BYTES, Q, 0, 0, GENERAL>>(
-                    params, at, slice, shared);
-            case KEY:
-                return append_work<Append<Element, JOINED, BYTES, 0, Q, 0, GENERAL>>(
-                    params, at, slice, shared);
-            case VALUE:
-                return append_work<Append<Element, JOINED, BYTES, 0, 0, Q, GENERAL>>(
-                    params, at, slice, shared);
-        }
+        return params.pdl;
     }
+}
+
+#ifdef __CUDACC__
+
+template <AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, Pdl PDL>
+ROPE_FN void append_thread(const typename ParamsOf<FORM>::Type& params, const Thread& at,
+                           float* shared) {
+    with_tensor(params, at.slice, [&](auto tensor, uint32_t slice) {
+        using Work = Append<FORM, decltype(tensor)::value, Element, JOINED, BYTES, HEADS>;
+        Work work;
+        float sums[Work::SUMS + 1];
+        work.begin(params, pdl_of<FORM, PDL>(params), at, slice, sums);
+        if constexpr (Work::SUMS > 0) {
+            if (params.has_norm()) {
+                const uint32_t thread =
+                    (at.z * params.heads_per_block + at.y) * at.width + at.x;
+                row_sums<Work::SUMS>(sums, at.width, thread, shared);
+            }
+        }
+        work.end(params, sums);
+    });
 }
 
 #endif

@@ -20,7 +20,7 @@ template <class Element, bool JOINED, int BYTES>
 ROPE_FN void cos_sin_thread(const CosSinParams& params, const Thread& at) {
     using Group = Pairs<Element, JOINED, BYTES>;
 
-    const uint32_t row = at.block_x * params.rows_per_block + at.z;
+    const uint32_t row = at.tile * params.rows_per_block + at.z;
     if (row >= params.rows) return;
     const uint32_t pair = at.x * Group::PAIRS;
     Angles<Group::PAIRS> angles;

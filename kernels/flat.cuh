@@ -35,8 +35,8 @@ public:
     static constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
 
     ROPE_FN FlatFragment(const FlatParams& params, uint32_t t, const Thread& at) {
-        const bool of_k = SHARING == APART && at.block_y >= params.q_slices;
-        const uint32_t slice = at.block_y - (of_k ? params.q_slices : 0);
+        const bool of_k = SHARING == APART && at.slice >= params.q_slices;
+        const uint32_t slice = at.slice - (of_k ? params.q_slices : 0);
         first = slice * (HEADS * params.heads_per_block) + at.y;
         end = pick(SHARING != APART || of_k, params.end);
         in_range = t < params.tokens;
@@ -125,7 +125,7 @@ template <class Element, bool JOINED, int BYTES, int HEADS, Sharing SHARING, Pdl
 ROPE_FN void flat_thread(const FlatParams& params, const Thread& at) {
     using Fragment = FlatFragment<Element, JOINED, BYTES, HEADS, SHARING>;
     constexpr int PAIRS = Fragment::PAIRS;
-    const uint32_t t = at.block_x * params.tokens_per_block + at.z;
+    const uint32_t t = at.tile * params.tokens_per_block + at.z;
     const uint32_t pair = at.x * PAIRS;
     Fragment fragment(params, t, at);
     const bool has_work = !fragment.is_empty();
@@ -135,14 +135,22 @@ ROPE_FN void flat_thread(const FlatParams& params, const Thread& at) {
         launch_dependent_grids();
         wait_on_dependent_grids();
     }
-    if constexpr (PDL != POSITIONS_READY) {
-        fragment.load(params);
+    if constexpr (PDL != POSITIONS_READY) fragment.load(params);
+    Ids::Halves id;
+    if constexpr (HEADS == 1 && PAIRS <= 2 && PDL != POSITIONS_READY) {
+        // Of very few tokens: the position is what takes longest, unless q and k come from DRAM. An id's offset fits 32 bits, of which
+        // an address is made in less time.
+        id = params.ids.load_if(has_work, t * params.ids.stride);
+        if constexpr (PDL == OFF) angles.load_steps_if(has_work, params.steps, pair);
         if (!has_work) return;
+    } else {
+        if constexpr (PDL != POSITIONS_READY) {
+            if (!has_work) return;
+        }
+        if constexpr (PDL == OFF) angles.load_steps(params.steps, pair);
+        id = params.ids.load_if(has_work, static_cast<uint64_t>(t) * params.ids.stride);
     }
-    if constexpr (PDL == OFF) angles.load_steps(params.steps, pair);
-    const Ids::Halves id = params.ids.load_if(has_work, static_cast<uint64_t>(t) * params.ids.stride);
-    const uint64_t from = static_cast<uint64_t>(params.start) + t * params.counts;
-    angles.multiply(params.ids.value<false>(id) + from);
+    angles.multiply(position_in_run(params, id, t));
     angles.sin_cos(params.cos_factor, params.sin_factor);
     if constexpr (PDL == POSITIONS_READY) {
         launch_dependent_grids();

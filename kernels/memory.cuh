@@ -26,11 +26,23 @@ ROPE_FN Raw<BYTES> load(const char* address) {
 }
 template <int BYTES>
 ROPE_FN void load_if(bool asked, Raw<BYTES>& raw, const char* address) {
-    static_assert(BYTES == 4, "halves of ids");
+    static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "halves of ids, and steps");
 #ifdef __CUDA_ARCH__
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0;\n\t@p ld.global.u32 %0, [%1]; }"
-                 : "+r"(raw.word[0])
-                 : "l"(address), "r"(static_cast<uint32_t>(asked)));
+    auto& w = raw.word;
+#define ROPE_LOAD(predicate, type, values, address_at, ...)                              \
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, " predicate ", 0;\n\t"                   \
+                 "@p ld.global." type " " values ", [" address_at "]; }"                 \
+                 : __VA_ARGS__                                                           \
+                 : "l"(address), "r"(static_cast<uint32_t>(asked)))
+    if constexpr (BYTES == 4) {
+        ROPE_LOAD("%2", "u32", "%0", "%1", "+r"(w[0]));
+    } else if constexpr (BYTES == 8) {
+        ROPE_LOAD("%3", "v2.u32", "{%0, %1}", "%2", "+r"(w[0]), "+r"(w[1]));
+    } else {
+        ROPE_LOAD("%5", "v4.u32", "{%0, %1, %2, %3}", "%4", "+r"(w[0]), "+r"(w[1]), "+r"(w[2]),
+                  "+r"(w[3]));
+    }
+#undef ROPE_LOAD
 #else
     if (asked) raw = load<BYTES>(address);
 #endif

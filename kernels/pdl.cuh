@@ -28,16 +28,22 @@ ROPE_FN void launch_dependent_grids() {
 #endif
 }
 
-// `x`, `y`, `z` count threads in the block.
+// Which tokens and which heads a block takes; `x`, `y`, `z` count threads in it.
 struct Thread {
-    uint32_t block_x, block_y;
+    uint32_t tile, slice;
     uint32_t x, y, z;
     uint32_t width;  // the block's extent in x
 };
 
 #ifdef __CUDACC__
+// By tiles, blocks start with a slice of all tokens and go on to the next one.
 ROPE_FN Thread this_thread() {
     return {blockIdx.x, blockIdx.y, threadIdx.x, threadIdx.y, threadIdx.z, blockDim.x};
+}
+// By slices, with all of a tile.
+ROPE_FN Thread this_thread_by_slices() {
+    return {blockIdx.y + blockIdx.z * gridDim.y, blockIdx.x,
+            threadIdx.x, threadIdx.y, threadIdx.z, blockDim.x};
 }
 #endif
 

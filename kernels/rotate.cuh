@@ -78,7 +78,7 @@ template <int PAIRS, bool GENERAL, class Locate, class Load, class Finish>
 ROPE_FN void rotate_token(const RotateParams& params, const Thread& at, Locate locate, Load load,
                           Finish finish) {
     TokenCoord coord;
-    coord.t = at.block_x * params.tokens_per_block + at.z;
+    coord.t = at.tile * params.tokens_per_block + at.z;
     coord.b = params.seq.divide(coord.t);
     coord.s = coord.t - coord.b * params.seq.value;
     const uint32_t pair = at.x * PAIRS;
@@ -113,8 +113,8 @@ ROPE_FN void rotate_token(const RotateParams& params, const Thread& at, Locate l
 template <class Element, bool JOINED, int BYTES, int HEADS, bool GENERAL>
 ROPE_FN void rotate_apart_thread(const RotateParams& params, const Thread& at) {
     constexpr int PAIRS = Pairs<Element, JOINED, BYTES>::PAIRS;
-    const int tensor = at.block_y >= params.q_slices;
-    const uint32_t slice = at.block_y - (tensor ? params.q_slices : 0);
+    const int tensor = at.slice >= params.q_slices;
+    const uint32_t slice = at.slice - (tensor ? params.q_slices : 0);
     RotateFragment<Element, JOINED, BYTES, HEADS> fragment;
     rotate_token<PAIRS, GENERAL>(
         params, at,
@@ -134,8 +134,8 @@ ROPE_FN void rotate_together_thread(const RotateParams& params, const Thread& at
     rotate_token<PAIRS, GENERAL>(
         params, at,
         [&](const TokenCoord& coord) {
-            q.locate(params, 0, coord, at.block_y, at);
-            k.locate(params, 1, coord, at.block_y, at);
+            q.locate(params, 0, coord, at.slice, at);
+            k.locate(params, 1, coord, at.slice, at);
         },
         [&] {
             q.load(params, 0);

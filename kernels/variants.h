@@ -55,15 +55,18 @@
     ENTRY(rotate_general_2, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
 
-// And every entry of norm, rotation and append: ENTRY(name, Q, K, V, GENERAL), whose thread takes Q heads of q, K of k and V
-// of v, or, where K and V are 0, Q heads of any. FAST: in those variants alone, since three tensors' bodies would be half of
-// all the code.
-#define ROPE_APPEND_ENTRIES(ENTRY, FAST) \
-    ENTRY(append_1, 1, 0, 0, false)      \
-    ENTRY(append_2, 2, 0, 0, false)      \
-    FAST(append_2_1_1, 2, 1, 1, false)   \
-    FAST(append_4_1_1, 4, 1, 1, false)   \
-    ENTRY(append_general_2, 2, 0, 0, true)
+// And every entry of norm, rotation and append: ENTRY(name, FORM, HEADS, PDL), whose thread takes so many heads of one tensor.
+// FAST: in those variants alone.
+#define ROPE_APPEND_ENTRIES(ENTRY, FAST)                                  \
+    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat, OFF, FAST)                   \
+    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat_waiting, ON, FAST)            \
+    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat_early, POSITIONS_READY, FAST) \
+    ENTRY(append_1, STRIDED, 1, OFF)                                      \
+    ENTRY(append_2, STRIDED, 2, OFF)                                      \
+    ENTRY(append_general_2, GENERAL, 2, OFF)
+#define ROPE_FLAT_APPEND_ENTRIES_OF(name, PDL, FAST) \
+    FAST(name##_1, FLAT, 1, PDL)                     \
+    FAST(name##_2, FLAT, 2, PDL)
 
 // The kernels are named <entry>_<element>_<order>_<bytes>; the table's entry is cos_sin.
 

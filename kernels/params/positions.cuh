@@ -27,7 +27,8 @@ struct Ids {
         return {*reinterpret_cast<const uint32_t*>(id),
                 *reinterpret_cast<const uint32_t*>(id + (GENERAL ? upper & 4 : upper))};
     }
-    ROPE_FN Halves load_if(bool asked, uint64_t offset) const {
+    template <class Offset>
+    ROPE_FN Halves load_if(bool asked, Offset offset) const {
         const char* id = first + offset;
         Raw<4> low = {}, high = {};
         rope::load_if<4>(asked, low, id);
@@ -110,6 +111,12 @@ struct TokenPositions {
         return position<GENERAL>(load<GENERAL>(b, s), starts, t, s);
     }
 };
+
+// Token t's position in a run, by its id and what a flat kernel's Params say: see TokenPositions.
+template <class Params>
+ROPE_FN uint64_t position_in_run(const Params& params, const Ids::Halves& id, uint32_t t) {
+    return params.ids.template value<false>(id) + (static_cast<uint64_t>(params.start) + t * params.counts);
+}
 
 // M-RoPE and its kin: several ids a token, and each pair turns by one of them.
 struct Axes {

@@ -15,6 +15,16 @@ struct Rows {
     }
 };
 
+// The same of tokens in one run, where strides fit 32 bits.
+struct FlatRows {
+    char* first;
+    uint32_t token, head;
+
+    ROPE_FN uint64_t offset(uint32_t t, uint32_t h) const {
+        return static_cast<uint64_t>(t) * token + static_cast<uint64_t>(h) * head;
+    }
+};
+
 // Channels on either side of the rotated ones that a rotation out of place copies (HF: q_pass).
 struct PassThrough {
     uint32_t before, after;

@@ -27,6 +27,16 @@ struct Angles {
         }
     }
 
+    // The same where asked, in one load.
+    ROPE_FN void load_steps_if(bool asked, const uint64_t* steps, uint32_t first) {
+        Raw<8 * PAIRS> raw = {};
+        load_if(asked, raw, reinterpret_cast<const char*>(steps) + 8 * first);
+#pragma unroll
+        for (int i = 0; i < PAIRS; ++i) {
+            step[i] = static_cast<uint64_t>(raw.word[2 * i + 1]) << 32 | raw.word[2 * i];
+        }
+    }
+
     // Steps become phases: all pairs at one position.
     ROPE_FN void multiply(uint64_t position) {
 #pragma unroll

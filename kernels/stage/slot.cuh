@@ -24,20 +24,20 @@ struct Slot {
     }
 
     // By a page table instead: the id of the page where the sequence's token at `position` lies.
-    ROPE_FN void load_page(const SlotMapping& slots, uint32_t sequence, uint64_t position) {
-        is_asked = position < static_cast<uint64_t>(slots.width) * slots.page_size.value;
+    ROPE_FN void load_page(const SlotMapping& slots, const PageTable& table, uint32_t sequence,
+                           uint64_t position) {
+        is_asked = position < static_cast<uint64_t>(table.width) * slots.page_size.value;
         if (!is_asked) return;
         page = slots.page_size.divide(static_cast<uint32_t>(position));
         entry = static_cast<uint32_t>(position) - page * slots.page_size.value;
-        id = slots.ids.load<false>(sequence * slots.row_stride +
+        id = slots.ids.load<false>(sequence * table.row_stride +
                                    static_cast<uint64_t>(page) * slots.ids.stride);
     }
 
     // One bound for all that a slot must not be: negative, reserved, beyond the cache.
-    template <bool GENERAL>
-    ROPE_FN void resolve(const SlotMapping& slots) {
+    ROPE_FN void resolve(const SlotMapping& slots, bool by_table) {
         uint64_t slot = slots.ids.value<false>(id);
-        if (GENERAL && slots.width != 0) {
+        if (by_table) {
             // A page that there is not must not wrap to one that there is.
             is_asked = is_asked && slot <= 0x7fffffff;
             slot = slot * slots.page_size.value + entry;

@@ -1,7 +1,7 @@
 use std::ffi::c_void;
 
 use super::Pdl;
-use super::params::{AppendParams, CosSinParams, FrequencySets, Ids};
+use super::params::{CosSinParams, FrequencySets, Ids};
 use super::tiling::Tiling;
 use super::variant::{Kernel, Variant};
 use crate::call::CheckedTable;
@@ -25,12 +25,6 @@ pub trait Params {
 }
 
 impl Params for CosSinParams {
-    fn argument(&self) -> *const c_void {
-        (&raw const *self).cast()
-    }
-}
-
-impl Params for AppendParams {
     fn argument(&self) -> *const c_void {
         (&raw const *self).cast()
     }

@@ -9,18 +9,20 @@ mod launch;
 mod params;
 mod pdl;
 mod rotation;
+mod run;
 mod source;
 mod tiling;
 mod variant;
 
 pub use crate::call::{Call, Checked, CheckedAppend, CheckedTable, Table};
-pub use append::{AppendCut, AppendWork};
+pub use append::AnyAppendParams;
 pub use l2_hint::{L2Hint, Traffic};
 pub use launch::{DeviceProps, Launch, Params, Planner};
 pub use params::TokenPositions;
 pub use params::{AppendParams, Axes, CosSinParams, Divisor, Field, FrequencySets, HeadShape, Ids};
 pub use params::{
-    FlatParams, KvPages, PassThrough, RotateParams, Rows, STRUCTS, Scale, SlotMapping,
+    FlatAppendParams, FlatKvPages, FlatParams, FlatRows, KvPages, PageTable, PassThrough,
+    RotateParams, Rows, STRUCTS, Scale, SlotMapping,
 };
 pub use pdl::Pdl;
 pub use rotation::RotationParams;

@@ -46,6 +46,13 @@ abi! {
         pub head: i64,
     }
 
+    /// The same of tokens in one run.
+    pub struct FlatRows {
+        pub first: Address,
+        pub token: u32,
+        pub head: u32,
+    }
+
     /// Channels on either side of the rotated ones that a rotation out of place copies.
     pub struct PassThrough {
         pub before: u32,
@@ -167,6 +174,15 @@ abi! {
         pub head: i64,
     }
 
+    /// The same where strides fit 32 bits.
+    pub struct FlatKvPages {
+        pub first: Address,
+        pub page: u32,
+        pub slot: u32,
+        pub head: u32,
+        pub reserved: u32,
+    }
+
     /// The reciprocal of a scale, or scales in memory.
     pub struct Scale {
         /// Null: the reciprocal holds.
@@ -181,13 +197,50 @@ abi! {
         pub first: u32,
         pub count: u32,
         pub tokens: u32,
-        pub width: u32,
-        pub row_stride: u64,
         pub page_size: Divisor,
+    }
+
+    /// Where tokens are stored, by rows of pages.
+    pub struct PageTable {
+        pub row_stride: u64,
+        /// 0 where there is no table.
+        pub width: u32,
         pub reserved: u32,
     }
 
-    /// Of norm, rotation and append.
+    /// Of norm, rotation and append of one run of tokens.
+    pub struct FlatAppendParams {
+        pub tokens: u32,
+        pub pairs: u16,
+        pub value_pairs: u16,
+        pub heads: [u16; 3],
+        pub q_slices: u16,
+        pub k_slices: u16,
+        pub heads_per_block: u16,
+        pub tokens_per_block: u16,
+        pub normalised: [u8; 2],
+        pub key_target: u8,
+        pub storage: [u8; 3],
+        pub load_hint: [u32; 2],
+        pub counts: u32,
+        pub src: [FlatRows; 3],
+        pub ids: Ids,
+        pub start: i64,
+        pub steps: Address,
+        pub cos_factor: f32,
+        pub sin_factor: f32,
+        pub slots: SlotMapping,
+        pub store_hint: u32,
+        pub eps: f32,
+        pub pages: [FlatKvPages; 2],
+        pub weight: [Address; 2],
+        pub inverse_dim: [f32; 2],
+        pub weight_offset: f32,
+        pub reserved: u32,
+        pub scale: [Scale; 3],
+    }
+
+    /// Of any other.
     pub struct AppendParams {
         pub steps: Address,
         pub seq: Divisor,
@@ -217,6 +270,7 @@ abi! {
         pub weight: [Address; 2],
         pub positions: TokenPositions,
         pub slots: SlotMapping,
+        pub table: PageTable,
         pub starts: Ids,
         pub sets: FrequencySets,
         pub pages: [KvPages; 2],

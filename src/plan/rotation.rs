@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 
 use super::launch::{Launch, Params, Planner};
-use super::params::{Divisor, FlatParams, Ids, PassThrough, RotateParams, Rows, TokenPositions};
+use super::params::{Divisor, FlatParams, FlatRows, PassThrough, RotateParams, Rows};
+use super::run::RunIds;
 use super::source::{Source, is_general};
 use super::tiling::{Cut, Tiling, Work};
 use super::variant::{Form, Kernel, Variant};
@@ -85,8 +86,8 @@ impl Planner {
         let params = match run {
             Some(run) => RotationParams::Flat(FlatParams {
                 first: run.first(before_k),
-                token: run.token,
-                head: run.head,
+                token: run.rows.map(|rows| rows.token),
+                head: run.rows.map(|rows| rows.head),
                 end: [heads[0], before_k + heads[1]],
                 q_slices,
                 partner,
@@ -94,9 +95,9 @@ impl Planner {
                 tokens_per_block,
                 load_hint,
                 tokens,
-                counts: run.counts,
+                counts: run.positions.counts,
                 steps: self.words,
-                ids: run.ids,
+                ids: run.positions.ids,
                 start: source.positions.start,
                 cos_factor,
                 sin_factor,
@@ -183,52 +184,29 @@ impl Tensor {
     }
 }
 
-/// Tokens in one run: what steps from one to the next, whichever sequence they are of.
+/// What a flat kernel takes of a call: q and k, in one run of tokens.
 struct Run {
-    heads: [Address; 2],
-    /// Bytes, of q and of k.
-    token: [u32; 2],
-    head: [u32; 2],
-    ids: Ids,
-    counts: u32,
+    rows: [FlatRows; 2],
+    positions: RunIds,
 }
 
 impl Run {
     /// `None` where there is none, or where it does not fit the kernels' numbers.
     fn of(batch_seq: [usize; 2], tensors: &[Tensor; 2], source: &Source) -> Option<Self> {
-        let TokenPositions { ids, row_stride, cu_seqlens, counts, .. } = source.positions;
-        if cu_seqlens != 0 || !tensors.iter().all(|tensor| tensor.in_place || tensor.heads == 0) {
+        if !tensors.iter().all(|tensor| tensor.in_place || tensor.heads == 0) {
             return None;
         }
         let [q, k] = tensors;
-        let token =
-            |tensor: &Tensor| stride(batch_seq, tensor.src.batch as u64, tensor.src.token as u64);
-        let head = |tensor: &Tensor| u32::try_from(tensor.src.head).ok();
-        Some(Self {
-            heads: [q.src.first, k.src.first],
-            token: [token(q)?, token(k)?],
-            head: [head(q)?, head(k)?],
-            ids: Ids { stride: stride(batch_seq, row_stride, ids.stride.into())?, ..ids },
-            counts: stride(batch_seq, 0, counts.into())?,
-        })
+        let rows = |tensor: &Tensor| FlatRows::of(batch_seq, &tensor.src);
+        let positions = RunIds::of(batch_seq, &source.positions)?;
+        Some(Self { rows: [rows(q)?, rows(k)?], positions })
     }
 
     /// Where head 0 of q and of k lies, k's first one having the number `before_k`.
     fn first(&self, before_k: u16) -> [Address; 2] {
-        let [q, k] = self.heads;
-        [q, k.wrapping_sub(u64::from(before_k) * u64::from(self.head[1]))]
+        let [q, k] = self.rows;
+        [q.first, k.first.wrapping_sub(u64::from(before_k) * u64::from(k.head))]
     }
-}
-
-/// From one token to the next, by what steps from one sequence to the next and within one.
-fn stride([batch, seq]: [usize; 2], outer: u64, inner: u64) -> Option<u32> {
-    let stride = match (batch, seq) {
-        (1, _) => inner,
-        (_, 1) => outer,
-        _ if inner.checked_mul(seq as u64) == Some(outer) => inner,
-        _ => return None,
-    };
-    u32::try_from(stride).ok()
 }
 
 #[cfg(test)]
@@ -363,6 +341,10 @@ mod tests {
         assert_eq!(run(decode, Positions::starts(ids(I64, 2))), Some([8192, 8, 0]));
         assert_eq!(run(decode, Positions::strided_ids(ids(I64, 6), 5)), Some([8192, 40, 0]));
         assert_eq!(run(decode, next()), Some([8192, 0, 0]));
+        // Ids as far as 32 bits tell, of heads of 64 channels a token.
+        let many = |tokens| run(Layout::thd(tokens, 1, 64), Positions::ids(ids(I64, tokens)));
+        assert_eq!(many((1 << 29) - 1), Some([128, 8, 0]));
+        assert_eq!(many(1 << 29), None);
         // Heads apart as far as 32 bits tell.
         let bhsd = |seq| Layout::bhsd(1, 2, seq, 64);
         assert_eq!(run(bhsd((1 << 25) - 1), next()), Some([128, 0, 1]));

@@ -5,14 +5,15 @@ use std::fmt;
 use super::params::Rows;
 use crate::{Dtype, Pairing, Pdl};
 
-/// Which of the rotation's kernels.
+/// What a rotation's kernels, or append's, have to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// In place, and tokens in one run: `flat.cu`. In the order of work that suits the launch.
+    /// In place, and tokens in one run. In the order of work that suits the launch.
     Flat(Pdl),
-    /// Any other: `rotate.cu`.
+    /// Any other.
     Strided,
-    /// The same, by several positions a token, by one of several sets of frequencies, or by `u32` ids.
+    /// The same, by several positions a token, by one of several sets of frequencies, or by `u32` ids; append's by a page
+    /// table, too.
     General,
 }
 
@@ -52,6 +53,15 @@ impl fmt::Display for Heads {
     }
 }
 
+/// The names of flat entries, by launch.
+fn flat(pdl: Pdl) -> &'static str {
+    match pdl {
+        Pdl::Off => "flat",
+        Pdl::On => "flat_waiting",
+        Pdl::PositionsReady => "flat_early",
+    }
+}
+
 /// One entry of a rotation, in all variants: `ROPE_FLAT_ENTRIES` and `ROPE_ENTRIES` of `kernels/variants.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -85,9 +95,7 @@ impl Entry {
 
     fn name(self) -> String {
         let form = match self.form {
-            Form::Flat(Pdl::Off) => "flat",
-            Form::Flat(Pdl::On) => "flat_waiting",
-            Form::Flat(Pdl::PositionsReady) => "flat_early",
+            Form::Flat(pdl) => flat(pdl),
             Form::Strided => "rotate",
             Form::General => "rotate_general",
         };
@@ -95,40 +103,47 @@ impl Entry {
     }
 }
 
-/// One entry of norm, rotation and append: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread takes so many heads of
-/// q, k and v together, in the fast variants; or, where those of k and v are 0, as many of any as of q, in all of them.
+/// One entry of norm, rotation and append: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread takes so many heads of one
+/// tensor. Those of tokens in one run are in the fast variants alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
-    pub heads: [usize; 3],
-    /// As a rotation's, and by a page table.
-    pub general: bool,
+    pub form: Form,
+    pub heads: usize,
 }
 
 impl AppendEntry {
-    pub const ALL: [Self; 5] = [
-        Self::plain([1, 0, 0]),
-        Self::plain([2, 0, 0]),
-        Self::plain([2, 1, 1]),
-        Self::plain([4, 1, 1]),
-        Self { heads: [2, 0, 0], general: true },
-    ];
+    pub const ALL: [Self; 9] = {
+        const fn flat(pdl: Pdl, heads: usize) -> AppendEntry {
+            AppendEntry { form: Form::Flat(pdl), heads }
+        }
+        [
+            flat(Pdl::Off, 1),
+            flat(Pdl::Off, 2),
+            flat(Pdl::On, 1),
+            flat(Pdl::On, 2),
+            flat(Pdl::PositionsReady, 1),
+            flat(Pdl::PositionsReady, 2),
+            Self { form: Form::Strided, heads: 1 },
+            Self { form: Form::Strided, heads: 2 },
+            Self { form: Form::General, heads: 2 },
+        ]
+    };
 
-    pub const fn plain(heads: [usize; 3]) -> Self {
-        Self { heads, general: false }
+    /// How the grid counts blocks: see `kernels/append.cuh`.
+    pub fn is_by_slices(self) -> bool {
+        self.heads > 1
     }
 
-    /// Whether a block works on q, k and v, not on one of them.
-    pub fn is_together(self) -> bool {
-        self.heads[1] > 0
+    fn is_in(self, variant: Variant) -> bool {
+        variant.is_fast() || !matches!(self.form, Form::Flat(_))
     }
 
     fn name(self) -> String {
-        let general = if self.general { "general_" } else { "" };
-        let [q, k, v] = self.heads;
-        if self.is_together() {
-            format!("append_{q}_{k}_{v}")
-        } else {
-            format!("append_{general}{q}")
+        let heads = self.heads;
+        match self.form {
+            Form::Flat(pdl) => format!("append_{}_{heads}", flat(pdl)),
+            Form::Strided => format!("append_{heads}"),
+            Form::General => format!("append_general_{heads}"),
         }
     }
 }
@@ -154,7 +169,7 @@ impl Kernel {
     /// Those that it is compiled in.
     pub fn variants(self) -> impl Iterator<Item = Variant> {
         Variant::all().filter(move |variant| match self {
-            Self::Append(entry) => !entry.is_together() || variant.is_fast(),
+            Self::Append(entry) => entry.is_in(*variant),
             Self::Rotate(entry) => entry.is_in(*variant),
             Self::CosSin => true,
         })
@@ -270,9 +285,8 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's entries for several tensors the
-        // fast variants.
-        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 3 * 17 + 2 * 4);
+        // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's flat ones the fast variants.
+        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 6 * 4 + 3 * 17);
         assert_eq!(names.len(), flat + strided + 17 + append);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }

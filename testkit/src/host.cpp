@@ -17,15 +17,19 @@ namespace {
 // A block of a grid, run thread by thread.
 struct Block {
     const void* params;
-    uint32_t grid_x, grid_y;
+    uint32_t index[3], grid_y;
     uint32_t extent[3];
+
+    // As this_thread.
+    uint32_t tile(bool by_slices) const { return by_slices ? index[1] + index[2] * grid_y : index[0]; }
+    uint32_t slice(bool by_slices) const { return index[by_slices ? 0 : 1]; }
 
     // Every thread, with its number in the block.
     template <class F>
-    void each(F f) const {
+    void each(bool by_slices, F f) const {
         rope::Thread at = {};
-        at.block_x = grid_x;
-        at.block_y = grid_y;
+        at.tile = tile(by_slices);
+        at.slice = slice(by_slices);
         at.width = extent[0];
         size_t number = 0;
         for (at.z = 0; at.z < extent[2]; ++at.z)
@@ -42,50 +46,38 @@ struct Kernel {
 };
 
 // Threads meet at the sum alone: all of them as far as there, the sums as lanes make them, and all of them on.
-template <class Append>
-void append_slice(const Block& block, uint32_t slice) {
-    const auto& params = *static_cast<const rope::AppendParams*>(block.params);
+template <rope::AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, rope::Pdl PDL>
+void append_block(const Block& block) {
+    const auto& params = *static_cast<const typename rope::ParamsOf<FORM>::Type*>(block.params);
+    constexpr bool BY_SLICES = HEADS > 1;
     const size_t width = block.extent[0], threads = width * block.extent[1] * block.extent[2];
-    using Sums = std::array<float, Append::SUMS + 1>;
-    std::vector<Append> work(threads);
-    std::vector<Sums> sums(threads);
-    block.each([&](const rope::Thread& at, size_t i) {
-        work[i].begin(params, at, slice, sums[i].data());
-    });
-    for (size_t step = 1; step < width; step *= 2) {
-        const std::vector<Sums> before = sums;
-        for (size_t i = 0; i < threads; ++i) {
-            for (size_t head = 0; head < Append::SUMS; ++head) {
-                sums[i][head] = rope::add_rn(before[i][head], before[i ^ step][head]);
+    rope::with_tensor(params, block.slice(BY_SLICES), [&](auto tensor, uint32_t slice) {
+        using Append = rope::Append<FORM, decltype(tensor)::value, Element, JOINED, BYTES, HEADS>;
+        using Sums = std::array<float, Append::SUMS + 1>;
+        std::vector<Append> work(threads);
+        std::vector<Sums> sums(threads);
+        block.each(BY_SLICES, [&](const rope::Thread& at, size_t i) {
+            work[i].begin(params, rope::pdl_of<FORM, PDL>(params), at, slice, sums[i].data());
+        });
+        for (size_t step = 1; step < width; step *= 2) {
+            const std::vector<Sums> before = sums;
+            for (size_t i = 0; i < threads; ++i) {
+                for (size_t head = 0; head < Append::SUMS; ++head) {
+                    sums[i][head] = rope::add_rn(before[i][head], before[i ^ step][head]);
+                }
             }
         }
-    }
-    block.each([&](const rope::Thread&, size_t i) { work[i].end(params, sums[i].data()); });
-}
-
-template <class Element, bool JOINED, int BYTES, int Q, int K, int V, bool GENERAL>
-void append_block(const Block& block) {
-    uint32_t slice = block.grid_y;
-    if constexpr (K + V > 0) {
-        append_slice<rope::Append<Element, JOINED, BYTES, Q, K, V, GENERAL>>(block, slice);
-    } else {
-        const auto& params = *static_cast<const rope::AppendParams*>(block.params);
-        switch (rope::tensor_of(params, slice)) {
-            case rope::QUERY:
-                return append_slice<rope::Append<Element, JOINED, BYTES, Q, 0, 0, GENERAL>>(block, slice);
-            case rope::KEY:
-                return append_slice<rope::Append<Element, JOINED, BYTES, 0, Q, 0, GENERAL>>(block, slice);
-            case rope::VALUE:
-                return append_slice<rope::Append<Element, JOINED, BYTES, 0, 0, Q, GENERAL>>(block, slice);
-        }
-    }
+        block.each(BY_SLICES, [&](const rope::Thread&, size_t i) {
+            work[i].end(params, sums[i].data());
+        });
+    });
 }
 
 // Threads that do not meet, one after another.
 template <class Params, void (*THREAD)(const Params&, const rope::Thread&)>
 void each_thread(const Block& block) {
     const auto& params = *static_cast<const Params*>(block.params);
-    block.each([&](const rope::Thread& at, size_t) { THREAD(params, at); });
+    block.each(false, [&](const rope::Thread& at, size_t) { THREAD(params, at); });
 }
 
 const Kernel KERNELS[] = {
@@ -109,9 +101,9 @@ const Kernel KERNELS[] = {
     {NAME(name, element, order, BYTES),                                                       \
      each_thread<rope::CosSinParams, rope::cos_sin_thread<rope::Element, JOINED, BYTES>>},
     ROPE_ALL_VARIANTS(COS_SIN, cos_sin)
-#define APPEND(element, Element, order, JOINED, BYTES, name, Q, K, V, GENERAL)                \
+#define APPEND(element, Element, order, JOINED, BYTES, name, FORM, HEADS, PDL)                \
     {NAME(name, element, order, BYTES),                                                       \
-     append_block<rope::Element, JOINED, BYTES, Q, K, V, GENERAL>},
+     append_block<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, rope::PDL>},
 #define APPEND_ENTRY(...) ROPE_ALL_VARIANTS(APPEND, __VA_ARGS__)
 #define APPEND_FAST(...) ROPE_FAST_VARIANTS(APPEND, __VA_ARGS__)
     ROPE_APPEND_ENTRIES(APPEND_ENTRY, APPEND_FAST)
@@ -128,6 +120,7 @@ struct Field {
 
 const Field FIELDS[] = {
     S(Rows) F(Rows, first) F(Rows, batch) F(Rows, token) F(Rows, head)
+    S(FlatRows) F(FlatRows, first) F(FlatRows, token) F(FlatRows, head)
     S(PassThrough) F(PassThrough, before) F(PassThrough, after)
     S(Ids) F(Ids, first) F(Ids, stride) F(Ids, upper)
     S(TokenPositions) F(TokenPositions, ids) F(TokenPositions, row_stride)
@@ -154,10 +147,24 @@ const Field FIELDS[] = {
         F(RotateParams, pass_through) F(RotateParams, pairs) F(RotateParams, reserved)
     S(HeadShape) F(HeadShape, before) F(HeadShape, pairs) F(HeadShape, rest) F(HeadShape, reserved)
     S(KvPages) F(KvPages, first) F(KvPages, page) F(KvPages, slot) F(KvPages, head)
+    S(FlatKvPages) F(FlatKvPages, first) F(FlatKvPages, page) F(FlatKvPages, slot)
+        F(FlatKvPages, head) F(FlatKvPages, reserved)
     S(Scale) F(Scale, first) F(Scale, stride) F(Scale, reciprocal)
     S(SlotMapping) F(SlotMapping, ids) F(SlotMapping, first) F(SlotMapping, count)
-        F(SlotMapping, tokens) F(SlotMapping, width) F(SlotMapping, row_stride)
-        F(SlotMapping, page_size) F(SlotMapping, reserved)
+        F(SlotMapping, tokens) F(SlotMapping, page_size)
+    S(PageTable) F(PageTable, row_stride) F(PageTable, width) F(PageTable, reserved)
+    S(FlatAppendParams) F(FlatAppendParams, tokens) F(FlatAppendParams, pairs)
+        F(FlatAppendParams, value_pairs) F(FlatAppendParams, heads) F(FlatAppendParams, q_slices)
+        F(FlatAppendParams, k_slices) F(FlatAppendParams, heads_per_block)
+        F(FlatAppendParams, tokens_per_block) F(FlatAppendParams, normalised)
+        F(FlatAppendParams, key_target) F(FlatAppendParams, storage)
+        F(FlatAppendParams, load_hint) F(FlatAppendParams, counts) F(FlatAppendParams, src)
+        F(FlatAppendParams, ids) F(FlatAppendParams, start) F(FlatAppendParams, steps)
+        F(FlatAppendParams, cos_factor) F(FlatAppendParams, sin_factor) F(FlatAppendParams, slots)
+        F(FlatAppendParams, store_hint) F(FlatAppendParams, eps) F(FlatAppendParams, pages)
+        F(FlatAppendParams, weight) F(FlatAppendParams, inverse_dim)
+        F(FlatAppendParams, weight_offset) F(FlatAppendParams, reserved)
+        F(FlatAppendParams, scale)
     S(AppendParams) F(AppendParams, steps) F(AppendParams, seq) F(AppendParams, tokens)
         F(AppendParams, pdl) F(AppendParams, pairs) F(AppendParams, heads_per_block)
         F(AppendParams, tokens_per_block) F(AppendParams, q_slices) F(AppendParams, k_slices)
@@ -167,8 +174,9 @@ const Field FIELDS[] = {
         F(AppendParams, eps) F(AppendParams, inverse_dim) F(AppendParams, weight_offset)
         F(AppendParams, cos_factor) F(AppendParams, sin_factor) F(AppendParams, store_hint)
         F(AppendParams, reserved) F(AppendParams, weight) F(AppendParams, positions)
-        F(AppendParams, slots) F(AppendParams, starts) F(AppendParams, sets)
-        F(AppendParams, pages) F(AppendParams, scale) F(AppendParams, dst) F(AppendParams, axes)
+        F(AppendParams, slots) F(AppendParams, table) F(AppendParams, starts)
+        F(AppendParams, sets) F(AppendParams, pages) F(AppendParams, scale) F(AppendParams, dst)
+        F(AppendParams, axes)
     S(CosSinParams) F(CosSinParams, steps) F(CosSinParams, start) F(CosSinParams, rows)
         F(CosSinParams, pair_stride) F(CosSinParams, partner) F(CosSinParams, cos_factor)
         F(CosSinParams, sin_factor) F(CosSinParams, row_stride) F(CosSinParams, cos)
@@ -184,9 +192,10 @@ extern "C" int rope_run_on_host(const char* name, const void* params, const uint
     if (block[0] * block[1] * block[2] > ROPE_MAX_THREADS) return 1;
     for (const Kernel& kernel : KERNELS) {
         if (strcmp(kernel.name, name) != 0) continue;
-        for (uint32_t y = 0; y < grid[1]; ++y)
-            for (uint32_t x = 0; x < grid[0]; ++x)
-                kernel.run({params, x, y, {block[0], block[1], block[2]}});
+        for (uint32_t z = 0; z < grid[2]; ++z)
+            for (uint32_t y = 0; y < grid[1]; ++y)
+                for (uint32_t x = 0; x < grid[0]; ++x)
+                    kernel.run({params, {x, y, z}, grid[1], {block[0], block[1], block[2]}});
         return 0;
     }
     return 1;

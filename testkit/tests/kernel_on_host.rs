@@ -55,13 +55,14 @@ fn parameters_are_laid_out_alike() {
 fn every_kernel_runs() {
     for multiprocessors in [1, 4, 20, 132] {
         for pdl in [Pdl::Off, Pdl::On, Pdl::PositionsReady] {
-            grids::odd_rotary_dims(&KernelOnHost { multiprocessors, pdl });
-            grids::shares_of_heads(&KernelOnHost { multiprocessors, pdl });
+            let backend = KernelOnHost { multiprocessors, pdl };
+            grids::odd_rotary_dims(&backend);
+            grids::shares_of_heads(&backend);
+            append::vectors_and_cuts(&backend);
         }
         let backend = KernelOnHost { multiprocessors, pdl: Pdl::On };
         grids::vllm(&backend);
         mrope_and_sets::sets(&backend);
-        append::vectors_and_cuts(&backend);
         append::random_calls(&backend);
         mrope_and_sets::axes(&backend);
         properties::tables(&backend);

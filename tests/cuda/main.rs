@@ -9,7 +9,7 @@ mod raw;
 
 use condensed_rope::cuda::{self, Heads, Kernels, Rope};
 use condensed_rope::{
-    CondensedRotaryEmbedding, Error, Frequencies, Layout, Pairing, Positions, cpu,
+    CondensedRotaryEmbedding, Error, Frequencies, Layout, Pairing, Positions, Queries, cpu,
 };
 use gpu::{Gpu, bits, on_cpu};
 use half::bf16;
@@ -32,18 +32,27 @@ fn tensors_over_2_31_elements_are_addressed() {
     let mut q = stream.alloc_zeros::<bf16>(len).expect("device memory");
     let probes = [0, 1, 77_777, 131_071, 131_072, 149_999];
     let row = heads * 128;
-    for t in probes {
-        let rows = noise::<bf16>(row, t as u64);
-        stream.memcpy_htod(&rows, &mut q.slice_mut(t * row..(t + 1) * row)).expect("a copy");
-    }
     let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
     let layout = Layout::thd(tokens, heads, 128);
-    let whole = Heads::in_place(&mut q, layout);
-    gpu.rope.rotate(&stream, Some(whole), None, Positions::consecutive(0)).expect("a valid call");
-    for t in probes {
-        let got = stream.clone_dtoh(&q.slice(t * row..(t + 1) * row)).expect("a copy");
-        let expected = on_cpu(&frequencies, noise(row, t as u64), heads, &[t as i64]);
-        assert_eq!(bits(&got), bits(&expected), "token {t}");
+    // The second launch's grid has more tiles of tokens than fit its second dimension.
+    for appends in [false, true] {
+        for t in probes {
+            let rows = noise::<bf16>(row, t as u64);
+            stream.memcpy_htod(&rows, &mut q.slice_mut(t * row..(t + 1) * row)).expect("a copy");
+        }
+        let (whole, positions) = (Heads::in_place(&mut q, layout), Positions::consecutive(0));
+        let done = if appends {
+            let call = cuda::Append::new(Some(Queries::Heads(whole)), None, None);
+            gpu.rope.rotate_append(&stream, call, positions)
+        } else {
+            gpu.rope.rotate(&stream, Some(whole), None, positions)
+        };
+        done.expect("a valid call");
+        for t in probes {
+            let got = stream.clone_dtoh(&q.slice(t * row..(t + 1) * row)).expect("a copy");
+            let expected = on_cpu(&frequencies, noise(row, t as u64), heads, &[t as i64]);
+            assert_eq!(bits(&got), bits(&expected), "token {t}, {appends}");
+        }
     }
     // Heads further apart than 2^31 bytes.
     let far = Layout::thd(2, 2, 128).with_strides([0, 128, len / 2]);

@@ -18,9 +18,9 @@ pub fn target() -> PathBuf {
         .map_or_else(|| root().join("target"), |folder| root().join(folder))
 }
 
-/// Says what is about to happen.
+/// Says what is about to happen: on standard error, since `cargo xtask env` is read by a shell.
 pub fn step(what: &str) {
-    println!("\n==> {what}");
+    eprintln!("\n==> {what}");
 }
 
 /// The cargo that runs this, in the root.

@@ -188,7 +188,7 @@ pub fn install(name: &str, packages: &[&str], what: &str) -> Result<PathBuf> {
         let pip = pip()?;
         let mut command = Command::new(&pip[0]);
         command.args(&pip[1..]).args(["install", "--no-compile", "--disable-pip-version-check"]);
-        run::check(command.arg("--target").arg(folder).args(packages))
+        run::check(command.arg("--target").arg(folder).args(packages).stdout(std::io::stderr()))
     })
 }
 
@@ -227,7 +227,7 @@ pub fn install_with(
             return Err(failed(&folder, error));
         }
     }
-    println!("installed in {:.0} s", start.elapsed().as_secs_f64());
+    eprintln!("installed in {:.0} s", start.elapsed().as_secs_f64());
     Ok(folder)
 }
 

@@ -50,13 +50,15 @@ fn distinct(tokens: usize) -> SlotsOf {
     SlotsOf::Ids(Values::I64((0..tokens as i64).rev().collect()))
 }
 
-/// Every vector width of every type and pairing, by alignment, with as many query heads as any cut wants.
+/// Every vector width of every type and pairing, by alignment, with as many query heads as any cut wants; and of heads half of
+/// which rotates, which the kernels for runs do not take.
 pub fn vectors_and_cuts(backend: &impl Backend) {
     for (heads, dim) in [([4, 1], 64), ([2, 1], 64), ([3, 2], 64), ([8, 2], 96), ([4, 2], 256)] {
         for (seed, dtype) in Dtype::ALL.into_iter().enumerate() {
             for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
-                for offset in [0, 1, 2, 4] {
-                    let case = AppendCase { dtype, pairing, ..packed(37, heads, dim, offset) };
+                for (offset, rotary_dim) in [(0, dim), (1, dim), (2, dim), (4, dim), (0, dim / 2)] {
+                    let case = packed(37, heads, dim, offset);
+                    let case = AppendCase { dtype, pairing, rotary_dim, ..case };
                     for stored in [Stored::Element(dtype), Stored::Fp8E4M3, Stored::Fp8E5M2] {
                         let cache = case.cache.clone().map(|cache| {
                             let slots = distinct(37);

@@ -49,6 +49,10 @@ const DYNAMIC: &str = "src/frequencies/scaling/dynamic.rs";
 const PROPORTIONAL: &str = "src/frequencies/scaling/proportional.rs";
 const LAUNCH: &str = "src/plan/launch.rs";
 const ROTATION: &str = "src/plan/rotation.rs";
+const APPEND: &str = "src/plan/append/mod.rs";
+const APPEND_TENSOR: &str = "src/plan/append/tensor.rs";
+const APPEND_CACHE: &str = "src/plan/append/cache.rs";
+const RUN: &str = "src/plan/run.rs";
 const SOURCE: &str = "src/plan/source.rs";
 const VARIANT: &str = "src/plan/variant.rs";
 const TILING: &str = "src/plan/tiling.rs";
@@ -67,6 +71,8 @@ const HF_FIELDS: &str = "src/config/hf/fields.rs";
 const CLI_POSITIONS: &str = "cli/src/positions.rs";
 const CLI_FILES: &str = "cli/src/files.rs";
 const K_FLAT: &str = "kernels/flat.cuh";
+const K_APPEND: &str = "kernels/append.cuh";
+const K_SLOT: &str = "kernels/stage/slot.cuh";
 const K_ROTATE: &str = "kernels/rotate.cuh";
 const K_COS_SIN: &str = "kernels/cos_sin.cuh";
 const K_PHASE: &str = "kernels/phase.cuh";
@@ -240,12 +246,21 @@ pub const MUTANTS: &[Mutant] = &[
     e(LAUNCH, "(self.spec.words.sets - 1) as u32", "self.spec.words.sets as u32"),
     e(ROTATION, "operand.layout.shape()[3] == rotary_dim", "true"),
     // Which tokens lie in one run.
-    e(ROTATION, "inner.checked_mul(seq as u64) == Some(outer)", "true"),
-    e(ROTATION, "(_, 1) => outer", "(_, 1) => inner"),
+    e(RUN, "inner.checked_mul(seq as u64) == Some(outer)", "true"),
+    e(RUN, "(_, 1) => outer", "(_, 1) => inner"),
+    e(RUN, "cu_seqlens != 0", "false"),
+    e(RUN, "u32::try_from(head).ok()?", "head as u32"),
+    s(RUN, "ids.stride.checked_mul(u32::try_from(batch * seq).ok()?)?;", ""),
     e(ROTATION, "neighbours && !general", "!general"),
-    e(ROTATION, "cu_seqlens != 0", "false"),
-    e(ROTATION, "u32::try_from(tensor.src.head).ok()", "Some(tensor.src.head as u32)"),
-    e(ROTATION, "u64::from(before_k) * u64::from(self.head[1])", "0"),
+    e(ROTATION, "u64::from(before_k) * u64::from(k.head)", "0"),
+    e(APPEND_TENSOR, "t.shape.before == 0 && t.shape.rest == 0", "t.shape.before == 0"),
+    e(APPEND_TENSOR, "goes(q, &[IN_PLACE])", "true"),
+    e(APPEND, "variant.is_fast() && !general", "variant.is_fast()"),
+    e(APPEND, "variant.is_fast() && !general", "!general"),
+    e(APPEND_CACHE, "u32::try_from(stride).ok()", "Some(stride as u32)"),
+    e(APPEND_CACHE, "ids.len.min(tokens)", "tokens"),
+    e(APPEND, "is_general(&call.positions) || table.width > 0", "is_general(&call.positions)"),
+    e(APPEND, "tensors[KEY].map_or(NOWHERE, |k| k.target)", "IN_PLACE"),
     e(ROTATION, "before_k + heads[1]", "heads[1]"),
     e(VARIANT, "pairs.is_multiple_of(variant.pairs())", "true"),
     e(
@@ -327,7 +342,7 @@ pub const MUTANTS: &[Mutant] = &[
         "static_cast<uint64_t>(params.sets.set(sequence)) * params.sets.stride",
         "static_cast<uint64_t>(params.sets.set(sequence)) * 2",
     ),
-    e(K_ROTATE, "at.block_y >= params.q_slices", "at.block_y > params.q_slices"),
+    e(K_ROTATE, "at.slice >= params.q_slices", "at.slice > params.q_slices"),
     e(K_ROTATE, "params.heads_per_block * rows.head", "rows.head"),
     e(K_ROTATE, "from + (i * fragment.head_bytes - coord.pair_offset)", "from - coord.pair_offset"),
     e(K_TURN, "params.positions.sequence(coord.t, coord.b)", "coord.b"),
@@ -337,7 +352,20 @@ pub const MUTANTS: &[Mutant] = &[
     e(K_FLAT, "h >= params.end[0]", "h > params.end[0]"),
     e(K_FLAT, "has(first + params.heads_per_round)", "false"),
     s(K_FLAT, "first = next;", ""),
-    e(K_FLAT, "t * params.counts", "0 * params.counts"),
+    e(K_FLAT, "(has_work, t * params.ids.stride)", "(has_work, 0 * params.ids.stride)"),
+    e(K_POSITIONS, "t * params.counts", "0 * params.counts"),
+    e(K_ANGLES, "8 * first", "first"),
+    e(K_APPEND, "is_inside = t < params.tokens", "is_inside = true"),
+    e(K_APPEND, "rows.offset(coord.t, first)", "rows.offset(coord.t, 0)"),
+    e(K_APPEND, "slice * HEADS * params.heads_per_block", "slice * params.heads_per_block"),
+    e(K_APPEND, "first + i * params.heads_per_block", "first + i"),
+    e(K_APPEND, "static_cast<uint64_t>(coord.t) * params.ids.stride", "0"),
+    e(K_APPEND, "static_cast<uint64_t>(first) * pages.head", "0"),
+    e(K_APPEND, "target == IN_PLACE", "false"),
+    s(K_APPEND, "if (!slot.is_stored) return;", ""),
+    e(K_APPEND, "add_rn(x, params.weight_offset)", "x"),
+    e(K_SLOT, "slot - slots.first < slots.count", "slot < slots.count"),
+    e(K_SLOT, "t < slots.tokens", "true"),
     e(K_FLAT, "is_key ? of_k : of_q", "of_q"),
     e(K_FLAT, "(of_k ? params.q_slices : 0)", "0"),
     e(K_COS_SIN, "row >= params.rows", "row > params.rows"),

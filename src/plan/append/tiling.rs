@@ -1,0 +1,156 @@
+//! How threads divide pairs, heads and tokens of norm, rotation and append.
+
+use crate::plan::Pdl;
+use crate::plan::tiling::MAX_THREADS;
+use crate::plan::variant::{AppendEntry, Form};
+
+/// Threads of a warp: a block is of whole ones, since lanes of a head meet.
+const WARP: usize = 32;
+/// Blocks in the grid's second dimension, and in its third.
+const MAX_GRID: usize = 65_535;
+/// Threads a multiprocessor, at one head each, up to which a thread takes one head: on an H100 128 tokens of 32 + 8 + 8 heads
+/// of 128.
+const ONE_HEAD: usize = 1000;
+/// The same from which on a launch that starts early loses more to the blocks that wait than it gains: 512 tokens of those heads
+/// (2980) gain 5 % behind a kernel that writes them, 1024 lose 2 %.
+const EARLY: usize = 5500;
+
+/// How heads are cut: as [`Cut`](super::Cut), of the entries of `append.cu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AppendCut {
+    pub entry: AppendEntry,
+    heads_per_block: usize,
+    threads: usize,
+}
+
+/// What a launch works on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AppendWork {
+    /// Lanes of a head: a power of two.
+    pub width: usize,
+    /// Of q and k, and of v, or its parts.
+    pub heads: [usize; 3],
+    pub tokens: usize,
+    pub form: Form,
+}
+
+impl AppendWork {
+    /// A multiprocessor's threads, were each to take one head. Saturates.
+    fn threads(&self, multiprocessors: usize) -> usize {
+        let heads: usize = self.heads.iter().sum();
+        self.width.saturating_mul(heads).saturating_mul(self.tokens) / multiprocessors
+    }
+
+    /// Whether to start early: as asked for, where the launch is small enough to gain by it.
+    pub fn pdl(&self, asked: Pdl, multiprocessors: usize) -> Pdl {
+        if self.threads(multiprocessors) > EARLY { Pdl::Off } else { asked }
+    }
+}
+
+impl AppendCut {
+    /// The best of the sweeps.
+    pub fn of(work: &AppendWork, multiprocessors: usize) -> Self {
+        let AppendWork { form, width, .. } = *work;
+        let few = work.threads(multiprocessors) <= ONE_HEAD && form != Form::General;
+        let (heads, rows, threads) = match form {
+            _ if few => (1, 8, 128),
+            // Fewer and larger blocks, since they take places while they wait.
+            Form::Flat(Pdl::On | Pdl::PositionsReady) => (2, (128 / width).max(1), 128),
+            _ => (2, 4, 64),
+        };
+        let heads_per_block = (MAX_THREADS / width).min(rows);
+        Self { entry: AppendEntry { form, heads }, heads_per_block, threads }
+    }
+}
+
+/// Blocks of whole warps.
+pub(super) struct AppendTiling {
+    pub grid: (u32, u32, u32),
+    pub block: (u32, u32, u32),
+    /// Of q and of k.
+    pub slices: [usize; 2],
+}
+
+impl AppendTiling {
+    pub fn of(work: &AppendWork, cut: &AppendCut) -> Self {
+        let AppendWork { width, heads, tokens, .. } = *work;
+        // Rows of threads that each tensor's heads take.
+        let rows_of = heads.map(|heads| heads.div_ceil(cut.entry.heads));
+        let longest = rows_of.into_iter().fold(1, usize::max);
+        // As few slices as the blocks' rows allow, and no more rows than fill them; slices fit 16 bits.
+        let rows = cut.heads_per_block.max(longest.div_ceil(MAX_GRID / 3)).max(1);
+        let rows = longest.div_ceil(longest.div_ceil(rows));
+        let rows = Self::whole_warps(width, rows);
+        let [q, k, v] = rows_of.map(|n| n.div_ceil(rows));
+        let in_warp = (WARP / (width * rows).min(WARP)).max(1);
+        let per_block = (cut.threads / (width * rows)).clamp(1, 64).min(tokens.next_power_of_two());
+        let tokens_per_block = per_block.next_multiple_of(in_warp);
+        debug_assert!(width * rows * tokens_per_block <= MAX_THREADS && tokens_per_block <= 64);
+        let [x, y, z] = [width, rows, tokens_per_block].map(|extent| extent as u32);
+        let tiles = tokens.div_ceil(tokens_per_block);
+        let slices = (q + k + v) as u32;
+        let grid = if cut.entry.is_by_slices() {
+            let in_y = tiles.min(MAX_GRID);
+            (slices, in_y as u32, tiles.div_ceil(in_y) as u32)
+        } else {
+            (tiles as u32, slices, 1)
+        };
+        Self { grid, block: (x, y, z), slices: [q, k] }
+    }
+
+    /// Rows, some of them without a head, that fill warps; or, of less than a warp, that divide one.
+    fn whole_warps(width: usize, rows: usize) -> usize {
+        let in_warp = (WARP / width).max(1);
+        if rows >= in_warp { rows.next_multiple_of(in_warp) } else { rows.next_power_of_two() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every token and head has a thread, in blocks of whole warps, within the launch limits of every device.
+    #[test]
+    fn launches_cover_everything() {
+        const MOST: usize = crate::limits::MAX_HEADS;
+        let heads = [
+            [1, 0, 0],
+            [0, 3, 3],
+            [2, 2, 2],
+            [7, 1, 1],
+            [32, 8, 8],
+            [128, 1, 8],
+            [64, 64, 0],
+            [MOST, MOST, MOST],
+        ];
+        for width in (0..10).map(|shift| 1 << shift) {
+            for heads in heads {
+                for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
+                    for form in [Form::Flat(Pdl::Off), Form::Strided, Form::General] {
+                        let work = AppendWork { width, heads, tokens, form };
+                        let cut = AppendCut::of(&work, 132);
+                        let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
+                        let (x, y, z) = block;
+                        let threads = (x * y * z) as usize;
+                        assert!(x as usize == width && threads <= MAX_THREADS, "{block:?}");
+                        assert!(threads.is_multiple_of(WARP) && z <= 64, "{block:?}");
+                        assert!(grid.0 < 1 << 31 && grid.1 <= 65_535 && grid.2 <= 65_535);
+                        let (tiles, all) = match cut.entry.is_by_slices() {
+                            true => (u64::from(grid.1) * u64::from(grid.2), grid.0),
+                            false => (grid.0.into(), grid.1),
+                        };
+                        // And no tile's first token wraps.
+                        assert!((tokens as u64..1 << 32).contains(&(tiles * u64::from(z))));
+                        let (all, [q, k]) = (all as usize, slices);
+                        let covered =
+                            [q, k, all - q - k].map(|slices| slices * cut.entry.heads * y as usize);
+                        for (covered, heads) in covered.into_iter().zip(heads) {
+                            assert!(covered >= heads, "{work:?}: {cut:?}");
+                        }
+                        assert_eq!(cut.entry.form, form);
+                    }
+                }
+            }
+        }
+    }
+}
