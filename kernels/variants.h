@@ -59,7 +59,6 @@
 // FAST: in those variants alone.
 #define ROPE_APPEND_ENTRIES(ENTRY, FAST)                                  \
     ROPE_FLAT_APPEND_ENTRIES_OF(append_flat, OFF, FAST)                   \
-    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat_waiting, ON, FAST)            \
     ROPE_FLAT_APPEND_ENTRIES_OF(append_flat_early, POSITIONS_READY, FAST) \
     ENTRY(append_1, STRIDED, 1, OFF)                                      \
     ENTRY(append_2, STRIDED, 2, OFF)                                      \

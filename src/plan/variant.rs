@@ -112,15 +112,13 @@ pub struct AppendEntry {
 }
 
 impl AppendEntry {
-    pub const ALL: [Self; 9] = {
+    pub const ALL: [Self; 7] = {
         const fn flat(pdl: Pdl, heads: usize) -> AppendEntry {
             AppendEntry { form: Form::Flat(pdl), heads }
         }
         [
             flat(Pdl::Off, 1),
             flat(Pdl::Off, 2),
-            flat(Pdl::On, 1),
-            flat(Pdl::On, 2),
             flat(Pdl::PositionsReady, 1),
             flat(Pdl::PositionsReady, 2),
             Self { form: Form::Strided, heads: 1 },
@@ -286,7 +284,7 @@ mod tests {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
         // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's flat ones the fast variants.
-        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 6 * 4 + 3 * 17);
+        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 4 * 4 + 3 * 17);
         assert_eq!(names.len(), flat + strided + 17 + append);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }

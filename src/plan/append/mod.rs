@@ -17,7 +17,7 @@ use super::params::{
 use super::source::{Source, is_general};
 use super::tiling::Tiling;
 use super::variant::{Form, Kernel, Variant};
-use super::{L2Hint, Traffic};
+use super::{L2Hint, Pdl, Traffic};
 use crate::Pairing;
 use crate::call::{CheckedAppend, Pages};
 
@@ -91,11 +91,12 @@ impl Planner {
         let table = call.cache.map_or_else(PageTable::default, |cache| page_table(&cache));
         let general = is_general(&call.positions) || table.width > 0;
         let source = Source::of(&call.positions, call.batch_seq, self.zero(), general);
-        let run = Run::of(call.batch_seq, &tensors, &src, &kv, &source)
-            .filter(|_| variant.is_fast() && !general);
         let form = if general { Form::General } else { Form::Strided };
         let mut work = AppendWork { width, heads, tokens: call.tokens(), form };
         let pdl = work.pdl(self.pdl, self.device.multiprocessors);
+        // Launches that wait before they read positions have none: a package holds no more kernels.
+        let run = Run::of(call.batch_seq, &tensors, &src, &kv, &source)
+            .filter(|_| variant.is_fast() && !general && pdl != Pdl::On);
         if run.is_some() {
             work.form = Form::Flat(pdl);
         }
@@ -232,7 +233,7 @@ fn parts_of(lanes: usize, width: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{DeviceProps, Pdl};
+    use crate::plan::DeviceProps;
     use crate::{
         Append, Dtype, IndexType, KvCache, KvLayout, Layout, Positions, Queries, Raw, RawIds,
         RawMemory, RawTensor, RopeSpec, Rows, Sections, SlotMapping, Stored,
@@ -243,7 +244,7 @@ mod tests {
     fn runs_of_tokens_are_known() {
         let spec = RopeSpec::new(64, Pairing::HalfSplit).expect("valid");
         let device = DeviceProps::H100;
-        let planner = Planner { words: 1 << 20, spec, device, pdl: Pdl::On };
+        let planner = Planner { words: 1 << 20, spec, device, pdl: Pdl::PositionsReady };
         let ids = |dtype, len| RawIds::new(dtype, 1 << 16, len);
         let pages = KvLayout::nhd(4, 16, 2, 64);
         // Heads of 64 channels of q, k and v, packed.
@@ -267,7 +268,7 @@ mod tests {
             }
         };
         use IndexType::{I32, I64, U32};
-        let flat = Form::Flat(Pdl::On);
+        let flat = Form::Flat(Pdl::PositionsReady);
         let by_ids = || Positions::ids(ids(I64, 6));
         let slots = || SlotMapping::ids(ids(I64, 6));
         let of = |layouts, positions| form(packed(layouts), pages, slots(), positions);

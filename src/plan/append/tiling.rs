@@ -55,7 +55,7 @@ impl AppendCut {
         let (heads, rows, threads) = match form {
             _ if few => (1, 8, 128),
             // Fewer and larger blocks, since they take places while they wait.
-            Form::Flat(Pdl::On | Pdl::PositionsReady) => (2, (128 / width).max(1), 128),
+            Form::Flat(Pdl::PositionsReady) => (2, (128 / width).max(1), 128),
             _ => (2, 4, 64),
         };
         let heads_per_block = (MAX_THREADS / width).min(rows);
