@@ -16,14 +16,16 @@ constexpr int least_blocks(rope::AppendForm form) {
     return form == rope::AppendForm::STRIDED && fits ? 2 : 1;
 }
 
-#define KERNEL(element, Element, order, JOINED, BYTES, name, FORM, HEADS, PDL)                      \
-    extern "C" __global__ void __launch_bounds__(                                                   \
-        ROPE_MAX_THREADS, least_blocks<rope::Element>(rope::AppendForm::FORM))                      \
-        name##_##element##_##order##_##BYTES(                                                       \
-            const __grid_constant__ rope::ParamsOf<rope::AppendForm::FORM>::Type params) {          \
-        __shared__ float shared[HEADS * (ROPE_MAX_THREADS / 32)];                                   \
+#define KERNEL(element, Element, order, JOINED, BYTES, name, FORM, HEADS, PDL)                       \
+    extern "C" __global__ void __launch_bounds__(                                                    \
+        ROPE_MAX_THREADS, least_blocks<rope::Element>(rope::AppendForm::FORM))                       \
+        name##_##element##_##order##_##BYTES(                                                        \
+            const __grid_constant__ rope::ParamsOf<rope::AppendForm::FORM>::Type params) {           \
+        __shared__ float shared[HEADS * (ROPE_MAX_THREADS / 32)];                                    \
+        const rope::Thread at =                                                                      \
+            rope::BY_SLICES<HEADS> ? rope::this_thread_by_slices() : rope::this_thread();            \
         rope::append_thread<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, rope::PDL>( \
-            params, HEADS == 1 ? rope::this_thread() : rope::this_thread_by_slices(), shared);                                                   \
+            params, at, shared);                                                                     \
     }
 #define ENTRY(...) ROPE_ALL_VARIANTS(KERNEL, __VA_ARGS__)
 #define FAST(...) ROPE_FAST_VARIANTS(KERNEL, __VA_ARGS__)

@@ -44,6 +44,10 @@ struct ParamsOf<AppendForm::FLAT> {
     using Type = FlatAppendParams;
 };
 
+// How the grid counts blocks. src/plan/variant.rs knows it too.
+template <int HEADS>
+constexpr bool BY_SLICES = HEADS > 1;
+
 // The channels of a thread's first pair; those of its other pairs are the next ones.
 struct PairChannels {
     uint32_t first, partner;  // the second is `partner` further

@@ -30,6 +30,22 @@ impl Params for CosSinParams {
     }
 }
 
+/// Of a kernel for tokens in one run, or of one for any other call: copied once, to the driver.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ByForm<F, S> {
+    Flat(F),
+    Strided(S),
+}
+
+impl<F, S> Params for ByForm<F, S> {
+    fn argument(&self) -> *const c_void {
+        match self {
+            Self::Flat(params) => (&raw const *params).cast(),
+            Self::Strided(params) => (&raw const *params).cast(),
+        }
+    }
+}
+
 /// One launch of one kernel.
 #[derive(Clone, Debug)]
 pub struct Launch<P> {

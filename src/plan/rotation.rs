@@ -1,8 +1,6 @@
 //! Launches of rotations: of one run of tokens in place, and of any other.
 
-use std::ffi::c_void;
-
-use super::launch::{Launch, Params, Planner};
+use super::launch::{ByForm, Launch, Planner};
 use super::params::{Divisor, FlatParams, FlatRows, PassThrough, RotateParams, Rows};
 use super::run::RunIds;
 use super::source::{Source, is_general};
@@ -13,21 +11,7 @@ use crate::call::Checked;
 use crate::{Address, Pairing, RawOperand};
 
 /// Of the kernel that a rotation's launch names.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "copied once, to the driver")]
-pub enum RotationParams {
-    Flat(FlatParams),
-    Strided(RotateParams),
-}
-
-impl Params for RotationParams {
-    fn argument(&self) -> *const c_void {
-        match self {
-            Self::Flat(params) => (&raw const *params).cast(),
-            Self::Strided(params) => (&raw const *params).cast(),
-        }
-    }
-}
+pub type RotationParams = ByForm<FlatParams, RotateParams>;
 
 impl Planner {
     /// A rotation; `None` where there is nothing to rotate.

@@ -49,7 +49,7 @@ struct Kernel {
 template <rope::AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, rope::Pdl PDL>
 void append_block(const Block& block) {
     const auto& params = *static_cast<const typename rope::ParamsOf<FORM>::Type*>(block.params);
-    constexpr bool BY_SLICES = HEADS > 1;
+    constexpr bool BY_SLICES = rope::BY_SLICES<HEADS>;
     const size_t width = block.extent[0], threads = width * block.extent[1] * block.extent[2];
     rope::with_tensor(params, block.slice(BY_SLICES), [&](auto tensor, uint32_t slice) {
         using Append = rope::Append<FORM, decltype(tensor)::value, Element, JOINED, BYTES, HEADS>;

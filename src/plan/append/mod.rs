@@ -4,12 +4,10 @@ mod cache;
 mod tensor;
 mod tiling;
 
-use std::ffi::c_void;
-
 use self::cache::{kv_pages, page_table, scale, slots, storage};
 use self::tensor::{NOWHERE, Run, Tensor, rows};
 use self::tiling::{AppendCut, AppendTiling, AppendWork};
-use super::launch::{Launch, Params, Planner};
+use super::launch::{ByForm, Launch, Planner};
 use super::params::{
     AppendParams, Divisor, FlatAppendParams, HeadShape, KvPages, PageTable, Rows, Scale,
     SlotMapping,
@@ -27,21 +25,7 @@ const KEY: usize = 1;
 const VALUE: usize = 2;
 
 /// Of the kernel that a launch of norm, rotation and append names.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "copied once, to the driver")]
-pub enum AnyAppendParams {
-    Flat(FlatAppendParams),
-    Strided(AppendParams),
-}
-
-impl Params for AnyAppendParams {
-    fn argument(&self) -> *const c_void {
-        match self {
-            Self::Flat(params) => (&raw const *params).cast(),
-            Self::Strided(params) => (&raw const *params).cast(),
-        }
-    }
-}
+pub type AnyAppendParams = ByForm<FlatAppendParams, AppendParams>;
 
 impl Planner {
     /// Norm, rotation and append; `None` where there is nothing to do.
