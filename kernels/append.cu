@@ -2,30 +2,36 @@
 #include "append.cuh"
 #include "variants.h"
 
-// Blocks of ROPE_MAX_THREADS that must fit a multiprocessor: two, of 64 registers a thread, where that spills none. From 2048
-// tokens on it is worth 3 to 5 % (H100).
+// Threads of a block, at most.
+constexpr int most_threads(int heads) { return heads > 2 ? ROPE_MAX_THREADS / 2 : ROPE_MAX_THREADS; }
+
+// Blocks of so many that must fit a multiprocessor: two, of 64 registers a thread, where that spills none. From 2048 tokens on
+// it is worth 3 to 5 % (H100). Three of four heads a thread, of 80 registers: as many heads as fit at once.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 constexpr bool HAS_ROOM = true;
 #else
 constexpr bool HAS_ROOM = false;
 #endif
 template <class Element>
-constexpr int least_blocks(rope::AppendForm form) {
+constexpr int least_blocks(rope::AppendForm form, int heads) {
+    if (heads > 2) return 3;
     if (form == rope::AppendForm::FLAT) return 2;
     const bool fits = HAS_ROOM && std::is_same<Element, rope::BF16>::value;
     return form == rope::AppendForm::STRIDED && fits ? 2 : 1;
 }
 
-#define KERNEL(element, Element, order, JOINED, BYTES, name, FORM, HEADS, PDL)                       \
+#define KERNEL(element, Element, order, JOINED, BYTES, name, FORM, HEADS, EARLY)                     \
     extern "C" __global__ void __launch_bounds__(                                                    \
-        ROPE_MAX_THREADS, least_blocks<rope::Element>(rope::AppendForm::FORM))                       \
+        most_threads(HEADS), least_blocks<rope::Element>(rope::AppendForm::FORM, HEADS))             \
         name##_##element##_##order##_##BYTES(                                                        \
             const __grid_constant__ rope::ParamsOf<rope::AppendForm::FORM>::Type params) {           \
-        __shared__ float shared[HEADS * (ROPE_MAX_THREADS / 32)];                                    \
-        const rope::Thread at =                                                                      \
-            rope::BY_SLICES<HEADS> ? rope::this_thread_by_slices() : rope::this_thread();            \
-        rope::append_thread<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, rope::PDL>( \
-            params, at, shared);                                                                     \
+        if constexpr (rope::HAS_PDL || !EARLY) {                                                     \
+            __shared__ float shared[HEADS * (ROPE_MAX_THREADS / 32)];                                \
+            const rope::Thread at =                                                                  \
+                rope::BY_SLICES<HEADS> ? rope::this_thread_by_slices() : rope::this_thread();        \
+            rope::append_thread<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, EARLY>( \
+                params, at, shared);                                                                 \
+        }                                                                                            \
     }
 #define ENTRY(...) ROPE_ALL_VARIANTS(KERNEL, __VA_ARGS__)
 #define FAST(...) ROPE_FAST_VARIANTS(KERNEL, __VA_ARGS__)

@@ -94,11 +94,12 @@ public:
     static constexpr bool TURNS = TENSOR != VALUE, STORES = TENSOR != QUERY;
     // Sums that lanes meet for.
     static constexpr int SUMS = TURNS ? HEADS : 0;
+    // Scales are asked for with the weights, but of four heads, which fit 80 registers without, for the stores.
+    static constexpr bool KEEPS_SCALES = HEADS <= 2;
 
     // As far as the sums of heads' squares. As in the rotation: sine and cosine hide behind the loads, or behind the kernel
     // before.
-    ROPE_FN void begin(const Params& params, uint32_t pdl, const Thread& at, uint32_t slice,
-                       float* sums) {
+    ROPE_FN void begin(const Params& params, Pdl pdl, const Thread& at, uint32_t slice, float* sums) {
         const uint32_t pair = at.x * PAIRS;
         if (pdl == ON) {
             launch_dependent_grids();
@@ -138,6 +139,16 @@ private:
     ROPE_FN bool has(const Params& params, int i) const {
         return channels.is_there && is_inside && head(params, i) < params.heads[TENSOR];
     }
+    // The thread's first channel of head i. The step is worked out each time, which takes no registers meanwhile.
+    ROPE_FN char* row(const Params& params, int i) const {
+        const uint64_t heads = params.heads_per_block;
+        return from + i * static_cast<int64_t>(heads * params.src[TENSOR].head);
+    }
+    // What head i's elements are multiplied by where they become 8-bit floats.
+    ROPE_FN float inverse_scale(const Params& params, int i) const {
+        const Scale& of = params.scale[TENSOR];
+        return of.inverse(KEEPS_SCALES ? scale[i] : of.load(head(params, i)));
+    }
 
     ROPE_FN void locate(const Params& params, const Thread& at, uint32_t slice) {
         const uint32_t t = at.tile * params.tokens_per_block + at.z;
@@ -166,7 +177,6 @@ private:
             channels.locate_unrotated(params.value_pairs, step, pair);
         }
         from = rows.first + offset + channels.first * Element::BYTES;
-        head_bytes = static_cast<uint64_t>(params.heads_per_block) * rows.head;
     }
 
     ROPE_FN void load(const Params& params) {
@@ -174,7 +184,7 @@ private:
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             group[i] = {};
-            if (has(params, i)) group[i].load(from + i * head_bytes, partner(), policy);
+            if (has(params, i)) group[i].load(row(params, i), partner(), policy);
         }
     }
 
@@ -196,7 +206,7 @@ private:
         if (is_normalised(params) && channels.is_there) {
             weight.load(params.weight[TENSOR % 2] + channels.first * Element::BYTES, partner());
         }
-        if (params.storage_of(TENSOR) != AS_ELEMENT) {
+        if (KEEPS_SCALES && params.storage_of(TENSOR) != AS_ELEMENT) {
 #pragma unroll
             for (int i = 0; i < HEADS; ++i) {
                 const uint32_t h = head(params, i);
@@ -275,14 +285,14 @@ private:
         }
     }
 
-    // All heads, as elements or 8-bit floats; `row` is at the first one's first channel. Without a policy: what comes next
+    // All heads, as elements or 8-bit floats; `to` is at the first one's first channel. Without a policy: what comes next
     // reads them.
-    ROPE_FN void convert(const Params& params, Storage storage, char* row, int64_t row_bytes) const {
+    ROPE_FN void convert(const Params& params, Storage storage, char* to, int64_t head_bytes) const {
 #pragma unroll
         for (int i = 0; i < HEADS; ++i) {
             if (!has(params, i)) continue;
-            store_as(storage, group[i], row + i * row_bytes, channels.first, channels.partner,
-                     [&] { return params.scale[TENSOR].inverse(scale[i]); });
+            store_as(storage, group[i], to + i * head_bytes, channels.first, channels.partner,
+                     [&] { return inverse_scale(params, i); });
         }
     }
 
@@ -294,7 +304,7 @@ private:
 #pragma unroll
             for (int i = 0; i < HEADS; ++i) {
                 if (changed && has(params, i)) {
-                    group[i].store(from + i * head_bytes, partner(), policy);
+                    group[i].store(row(params, i), partner(), policy);
                 }
             }
             return;
@@ -325,17 +335,16 @@ private:
 
     Group group[HEADS];
     Group weight;
-    float scale[HEADS];  // where elements become 8-bit floats
+    float scale[HEADS];
     PairChannels channels;
     Angles<PAIRS> angles;
     TokenCoord coord;
     Ids::Halves id;
     Slot slot;
-    uint32_t first;      // head
-    char* from;          // the thread's first channel of it
-    int64_t head_bytes;  // from one of the thread's heads to the next
-    char* entry;         // the first head in the cache
-    bool is_inside;      // the token is one
+    uint32_t first;  // head
+    char* from;      // the thread's first channel of it
+    char* entry;     // the first head in the cache
+    bool is_inside;  // the token is one
 };
 
 // Which tensor a block works on, and which slice of it.
@@ -358,11 +367,12 @@ ROPE_FN void with_tensor(const Params& params, uint32_t slice, F f) {
     }
 }
 
-// PDL of strided and general ones is the parameters'.
-template <AppendForm FORM, Pdl PDL>
-ROPE_FN uint32_t pdl_of(const typename ParamsOf<FORM>::Type& params) {
+// PDL of strided and general ones is the parameters'. Of flat ones there are kernels for launches that start early.
+template <AppendForm FORM, bool EARLY>
+ROPE_FN Pdl pdl_of(const typename ParamsOf<FORM>::Type& params) {
     if constexpr (FORM == AppendForm::FLAT) {
-        return PDL;
+        if (!EARLY) return OFF;
+        return params.waits ? ON : POSITIONS_READY;
     } else {
         return params.pdl;
     }
@@ -370,14 +380,14 @@ ROPE_FN uint32_t pdl_of(const typename ParamsOf<FORM>::Type& params) {
 
 #ifdef __CUDACC__
 
-template <AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, Pdl PDL>
+template <AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, bool EARLY>
 ROPE_FN void append_thread(const typename ParamsOf<FORM>::Type& params, const Thread& at,
                            float* shared) {
     with_tensor(params, at.slice, [&](auto tensor, uint32_t slice) {
         using Work = Append<FORM, decltype(tensor)::value, Element, JOINED, BYTES, HEADS>;
         Work work;
         float sums[Work::SUMS + 1];
-        work.begin(params, pdl_of<FORM, PDL>(params), at, slice, sums);
+        work.begin(params, pdl_of<FORM, EARLY>(params), at, slice, sums);
         if constexpr (Work::SUMS > 0) {
             if (params.has_norm()) {
                 const uint32_t thread =

@@ -13,6 +13,13 @@ enum Pdl : uint32_t {
     POSITIONS_READY = 2,  // the same, and that kernel writes neither positions nor the choice of sets
 };
 
+// Whether there are such launches. Where there are none the host takes plain kernels, and those of early launches are empty.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool HAS_PDL = false;
+#else
+constexpr bool HAS_PDL = true;
+#endif
+
 // Returns when the kernels before this one have finished and their writes can be seen. Does nothing in a
 // launch without the attribute, as the other.
 ROPE_FN void wait_on_dependent_grids() {

@@ -55,17 +55,18 @@
     ENTRY(rotate_general_2, 2, 0, true) \
     ENTRY(rotate_general_2_1, 2, 1, true)
 
-// And every entry of norm, rotation and append: ENTRY(name, FORM, HEADS, PDL), whose thread takes so many heads of one tensor.
-// FAST: in those variants alone.
-#define ROPE_APPEND_ENTRIES(ENTRY, FAST)                                  \
-    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat, OFF, FAST)                   \
-    ROPE_FLAT_APPEND_ENTRIES_OF(append_flat_early, POSITIONS_READY, FAST) \
-    ENTRY(append_1, STRIDED, 1, OFF)                                      \
-    ENTRY(append_2, STRIDED, 2, OFF)                                      \
-    ENTRY(append_general_2, GENERAL, 2, OFF)
-#define ROPE_FLAT_APPEND_ENTRIES_OF(name, PDL, FAST) \
-    FAST(name##_1, FLAT, 1, PDL)                     \
-    FAST(name##_2, FLAT, 2, PDL)
+// And every entry of norm, rotation and append: ENTRY(name, FORM, HEADS, EARLY), whose thread takes so many heads of one
+// tensor. EARLY: of launches that start early, where others have kernels of their own. FAST: in those variants alone.
+#define ROPE_APPEND_ENTRIES(ENTRY, FAST)     \
+    FAST(append_flat_1, FLAT, 1, false)      \
+    FAST(append_flat_2, FLAT, 2, false)      \
+    FAST(append_flat_4, FLAT, 4, false)      \
+    FAST(append_flat_early_1, FLAT, 1, true) \
+    FAST(append_flat_early_2, FLAT, 2, true) \
+    FAST(append_flat_early_4, FLAT, 4, true) \
+    ENTRY(append_1, STRIDED, 1, false)       \
+    ENTRY(append_2, STRIDED, 2, false)       \
+    ENTRY(append_general_2, GENERAL, 2, false)
 
 // The kernels are named <entry>_<element>_<order>_<bytes>; the table's entry is cos_sin.
 

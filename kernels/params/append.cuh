@@ -92,7 +92,8 @@ struct FlatAppendParams {
     Target key_target;          // NOWHERE or IN_PLACE
     Storage storage[3];         // of k's and v's caches; q's rows are of the element type
     L2Hint load_hint[2];        // of q; of k and v
-    uint32_t counts;            // 1: a token's number is added to its id
+    uint16_t counts;            // 1: a token's number is added to its id
+    uint16_t waits;             // 1: a kernel of early launches waits before it reads those
     FlatRows src[3];
     Ids ids;                    // one a token
     int64_t start;              // is added to each
@@ -129,7 +130,7 @@ struct AppendParams {
     const uint64_t* steps;         // as the rotation's
     Divisor seq;                   // tokens per sequence
     uint32_t tokens;               // below 2^31
-    uint32_t pdl;                  // a Pdl
+    Pdl pdl;
     uint16_t pairs;                // that rotate
     uint16_t heads_per_block;      // as above
     uint16_t tokens_per_block;

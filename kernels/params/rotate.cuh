@@ -20,7 +20,7 @@ struct RotateParams {
     uint32_t tokens;            // below 2^31
     uint16_t pair_stride;       // bytes from one pair's first channel to the next one's
     uint16_t partner;           // bytes from a pair's first channel to its second
-    uint32_t pdl;               // a Pdl
+    Pdl pdl;
     L2Hint load_hint;
     uint32_t heads_per_block;   // rows of heads that a block takes: its extent in y
     uint16_t tokens_per_block;  // and in z

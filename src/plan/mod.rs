@@ -27,4 +27,4 @@ pub use params::{
 pub use pdl::Pdl;
 pub use rotation::RotationParams;
 pub use tiling::{Cut, Tiling, Work};
-pub use variant::{AppendEntry, Entry, Form, Heads, Kernel, Variant};
+pub use variant::{AppendEntry, AppendForm, Entry, Form, Heads, Kernel, Variant};

@@ -5,15 +5,27 @@ use std::fmt;
 use super::params::Rows;
 use crate::{Dtype, Pairing, Pdl};
 
-/// What a rotation's kernels, or append's, have to choose from.
+/// What a rotation's kernels have to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// In place, and tokens in one run. In the order of work that suits the launch.
     Flat(Pdl),
     /// Any other.
     Strided,
-    /// The same, by several positions a token, by one of several sets of frequencies, or by `u32` ids; append's by a page
-    /// table, too.
+    /// The same, by several positions a token, by one of several sets of frequencies, or by `u32` ids.
+    General,
+}
+
+/// And append's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendForm {
+    /// Tokens in one run, and q in place.
+    Flat,
+    /// The same, of launches that start early.
+    FlatEarly,
+    /// Any other.
+    Strided,
+    /// The same, as a rotation's, or by a page table.
     General,
 }
 
@@ -53,15 +65,6 @@ impl fmt::Display for Heads {
     }
 }
 
-/// The names of flat entries, by launch.
-fn flat(pdl: Pdl) -> &'static str {
-    match pdl {
-        Pdl::Off => "flat",
-        Pdl::On => "flat_waiting",
-        Pdl::PositionsReady => "flat_early",
-    }
-}
-
 /// One entry of a rotation, in all variants: `ROPE_FLAT_ENTRIES` and `ROPE_ENTRIES` of `kernels/variants.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -95,7 +98,9 @@ impl Entry {
 
     fn name(self) -> String {
         let form = match self.form {
-            Form::Flat(pdl) => flat(pdl),
+            Form::Flat(Pdl::Off) => "flat",
+            Form::Flat(Pdl::On) => "flat_waiting",
+            Form::Flat(Pdl::PositionsReady) => "flat_early",
             Form::Strided => "rotate",
             Form::General => "rotate_general",
         };
@@ -107,23 +112,25 @@ impl Entry {
 /// tensor. Those of tokens in one run are in the fast variants alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
-    pub form: Form,
+    pub form: AppendForm,
     pub heads: usize,
 }
 
 impl AppendEntry {
-    pub const ALL: [Self; 7] = {
-        const fn flat(pdl: Pdl, heads: usize) -> AppendEntry {
-            AppendEntry { form: Form::Flat(pdl), heads }
+    pub const ALL: [Self; 9] = {
+        const fn of(form: AppendForm, heads: usize) -> AppendEntry {
+            AppendEntry { form, heads }
         }
         [
-            flat(Pdl::Off, 1),
-            flat(Pdl::Off, 2),
-            flat(Pdl::PositionsReady, 1),
-            flat(Pdl::PositionsReady, 2),
-            Self { form: Form::Strided, heads: 1 },
-            Self { form: Form::Strided, heads: 2 },
-            Self { form: Form::General, heads: 2 },
+            of(AppendForm::Flat, 1),
+            of(AppendForm::Flat, 2),
+            of(AppendForm::Flat, 4),
+            of(AppendForm::FlatEarly, 1),
+            of(AppendForm::FlatEarly, 2),
+            of(AppendForm::FlatEarly, 4),
+            of(AppendForm::Strided, 1),
+            of(AppendForm::Strided, 2),
+            of(AppendForm::General, 2),
         ]
     };
 
@@ -133,16 +140,17 @@ impl AppendEntry {
     }
 
     fn is_in(self, variant: Variant) -> bool {
-        variant.is_fast() || !matches!(self.form, Form::Flat(_))
+        variant.is_fast() || matches!(self.form, AppendForm::Strided | AppendForm::General)
     }
 
     fn name(self) -> String {
-        let heads = self.heads;
-        match self.form {
-            Form::Flat(pdl) => format!("append_{}_{heads}", flat(pdl)),
-            Form::Strided => format!("append_{heads}"),
-            Form::General => format!("append_general_{heads}"),
-        }
+        let form = match self.form {
+            AppendForm::Flat => "append_flat",
+            AppendForm::FlatEarly => "append_flat_early",
+            AppendForm::Strided => "append",
+            AppendForm::General => "append_general",
+        };
+        format!("{form}_{}", self.heads)
     }
 }
 
@@ -284,7 +292,7 @@ mod tests {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
         // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's flat ones the fast variants.
-        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 4 * 4 + 3 * 17);
+        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 6 * 4 + 3 * 17);
         assert_eq!(names.len(), flat + strided + 17 + append);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }

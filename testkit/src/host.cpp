@@ -46,7 +46,7 @@ struct Kernel {
 };
 
 // Threads meet at the sum alone: all of them as far as there, the sums as lanes make them, and all of them on.
-template <rope::AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, rope::Pdl PDL>
+template <rope::AppendForm FORM, class Element, bool JOINED, int BYTES, int HEADS, bool EARLY>
 void append_block(const Block& block) {
     const auto& params = *static_cast<const typename rope::ParamsOf<FORM>::Type*>(block.params);
     constexpr bool BY_SLICES = rope::BY_SLICES<HEADS>;
@@ -57,7 +57,7 @@ void append_block(const Block& block) {
         std::vector<Append> work(threads);
         std::vector<Sums> sums(threads);
         block.each(BY_SLICES, [&](const rope::Thread& at, size_t i) {
-            work[i].begin(params, rope::pdl_of<FORM, PDL>(params), at, slice, sums[i].data());
+            work[i].begin(params, rope::pdl_of<FORM, EARLY>(params), at, slice, sums[i].data());
         });
         for (size_t step = 1; step < width; step *= 2) {
             const std::vector<Sums> before = sums;
@@ -101,9 +101,9 @@ const Kernel KERNELS[] = {
     {NAME(name, element, order, BYTES),                                                       \
      each_thread<rope::CosSinParams, rope::cos_sin_thread<rope::Element, JOINED, BYTES>>},
     ROPE_ALL_VARIANTS(COS_SIN, cos_sin)
-#define APPEND(element, Element, order, JOINED, BYTES, name, FORM, HEADS, PDL)                \
+#define APPEND(element, Element, order, JOINED, BYTES, name, FORM, HEADS, EARLY)              \
     {NAME(name, element, order, BYTES),                                                       \
-     append_block<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, rope::PDL>},
+     append_block<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, EARLY>},
 #define APPEND_ENTRY(...) ROPE_ALL_VARIANTS(APPEND, __VA_ARGS__)
 #define APPEND_FAST(...) ROPE_FAST_VARIANTS(APPEND, __VA_ARGS__)
     ROPE_APPEND_ENTRIES(APPEND_ENTRY, APPEND_FAST)
@@ -158,7 +158,8 @@ const Field FIELDS[] = {
         F(FlatAppendParams, k_slices) F(FlatAppendParams, heads_per_block)
         F(FlatAppendParams, tokens_per_block) F(FlatAppendParams, normalised)
         F(FlatAppendParams, key_target) F(FlatAppendParams, storage)
-        F(FlatAppendParams, load_hint) F(FlatAppendParams, counts) F(FlatAppendParams, src)
+        F(FlatAppendParams, load_hint) F(FlatAppendParams, counts) F(FlatAppendParams, waits)
+        F(FlatAppendParams, src)
         F(FlatAppendParams, ids) F(FlatAppendParams, start) F(FlatAppendParams, steps)
         F(FlatAppendParams, cos_factor) F(FlatAppendParams, sin_factor) F(FlatAppendParams, slots)
         F(FlatAppendParams, store_hint) F(FlatAppendParams, eps) F(FlatAppendParams, pages)

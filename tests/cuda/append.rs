@@ -98,6 +98,16 @@ fn a_replayed_graph_sees_changed_slots_and_positions() {
     }
 }
 
+/// Every cut of a large device, early launches' too.
+#[test]
+#[ignore = "needs a CUDA GPU"]
+fn runs_of_any_size_are_the_cpus() {
+    for pdl in [Pdl::Off, Pdl::On, Pdl::PositionsReady] {
+        let gpu = Gpu::get().with_pdl(pdl);
+        testkit::conformance::append::runs_of_any_size(&&gpu);
+    }
+}
+
 /// The safe call takes tensors apart, and 8-bit caches with scales on the device.
 #[test]
 #[ignore = "needs a CUDA GPU"]

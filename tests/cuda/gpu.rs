@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use condensed_rope::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
-use condensed_rope::cuda::{self, Heads, Ids, Kernels, Rope, View, ViewMut};
+use condensed_rope::cuda::{self, Heads, Ids, Kernels, Pdl, Rope, View, ViewMut};
 use condensed_rope::{Dtype, Frequencies, Layout, Pairing, Positions, Result, cpu};
 use half::{bf16, f16};
 use testkit::append::{Built, Memory};
@@ -11,9 +11,12 @@ use testkit::call::TestElement;
 use testkit::{Backend, Call, Operand, Values};
 
 /// Device 0, with the kernels loaded once for all tests.
+#[derive(Clone)]
 pub struct Gpu {
     pub kernels: Kernels,
     pub rope: Rope,
+    /// Of the suites' calls.
+    pdl: Pdl,
     /// cudarc waits for the whole context where a handle's first stream is made, which a capture on another thread does not
     /// survive: so this one is made before any capture, and stays.
     _stream: Arc<CudaStream>,
@@ -27,9 +30,13 @@ impl Gpu {
             let frequencies = Frequencies::new(128, 10_000.0).expect("valid");
             let rope = Rope::new(&kernels, &frequencies, Pairing::HalfSplit).expect("room");
             let _stream = context.new_stream().expect("a stream");
-            Gpu { kernels, rope, _stream }
+            Gpu { kernels, rope, pdl: Pdl::Off, _stream }
         });
         &GPU
+    }
+
+    pub fn with_pdl(&self, pdl: Pdl) -> Self {
+        Self { pdl, ..self.clone() }
     }
 
     pub fn context(&self) -> &Arc<CudaContext> {
@@ -189,6 +196,7 @@ impl Backend for &Gpu {
     fn rotate<T: TestElement>(&self, call: &mut Call<T>) -> Result<()> {
         let stream = self.stream();
         let rope = Rope::with_frequency_sets(&self.kernels, &call.sets, call.pairing)?;
+        let rope = rope.with_pdl(self.pdl);
         let rope = if call.inverse { rope.inverse() } else { rope };
         let upload = |operand: &Option<Operand<T>>| {
             operand.as_ref().map(|operand| OnDevice::upload(&stream, operand))
@@ -219,6 +227,7 @@ impl Backend for &Gpu {
     fn append(&self, call: &mut Built) -> Result<()> {
         let stream = self.stream();
         let rope = Rope::from_words(&self.kernels, &call.words, call.case.pairing)?;
+        let rope = rope.with_pdl(self.pdl);
         let rope = if call.case.inverse { rope.inverse() } else { rope };
         let upload = |memory: &Memory| stream.clone_htod(memory.bytes()).expect("device memory");
         let uploaded: Vec<CudaSlice<u8>> = call.buffers.iter().map(upload).collect();

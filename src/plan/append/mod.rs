@@ -6,7 +6,7 @@ mod tiling;
 
 use self::cache::{kv_pages, page_table, scale, slots, storage};
 use self::tensor::{NOWHERE, Run, Tensor, rows};
-use self::tiling::{AppendCut, AppendTiling, AppendWork};
+use self::tiling::{AppendCut, AppendStart, AppendTiling, AppendWork};
 use super::launch::{ByForm, Launch, Planner};
 use super::params::{
     AppendParams, Divisor, FlatAppendParams, HeadShape, KvPages, PageTable, Rows, Scale,
@@ -14,7 +14,7 @@ use super::params::{
 };
 use super::source::{Source, is_general};
 use super::tiling::Tiling;
-use super::variant::{Form, Kernel, Variant};
+use super::variant::{AppendForm, Kernel, Variant};
 use super::{L2Hint, Pdl, Traffic};
 use crate::Pairing;
 use crate::call::{CheckedAppend, Pages};
@@ -75,16 +75,20 @@ impl Planner {
         let table = call.cache.map_or_else(PageTable::default, |cache| page_table(&cache));
         let general = is_general(&call.positions) || table.width > 0;
         let source = Source::of(&call.positions, call.batch_seq, self.zero(), general);
-        let form = if general { Form::General } else { Form::Strided };
-        let mut work = AppendWork { width, heads, tokens: call.tokens(), form };
-        let pdl = work.pdl(self.pdl, self.device.multiprocessors);
-        // Launches that wait before they read positions have none: a package holds no more kernels.
         let run = Run::of(call.batch_seq, &tensors, &src, &kv, &source)
-            .filter(|_| variant.is_fast() && !general && pdl != Pdl::On);
-        if run.is_some() {
-            work.form = Form::Flat(pdl);
-        }
-        let cut = AppendCut::of(&work, self.device.multiprocessors);
+            .filter(|_| variant.is_fast() && !general);
+        let weights = call.norm.weights;
+        let is_normalised = weights.iter().any(Option::is_some);
+        let work = AppendWork { width, heads, tokens: call.tokens(), is_normalised };
+        let AppendStart { pdl, waits } =
+            AppendStart::of(self.pdl, run.is_some(), work.threads(self.device.multiprocessors));
+        let form = match run {
+            Some(_) if pdl == Pdl::Off => AppendForm::Flat,
+            Some(_) => AppendForm::FlatEarly,
+            None if general => AppendForm::General,
+            None => AppendForm::Strided,
+        };
+        let cut = AppendCut::of(form, &work, self.device.multiprocessors);
         let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
         let (_, heads_per_block, tokens_per_block) = block;
         let [heads_per_block, tokens_per_block] =
@@ -112,7 +116,7 @@ impl Planner {
         let (tokens, pairs, value_pairs) =
             (call.tokens() as u32, rotary_pairs as u16, value_pairs as u16);
         let (steps, eps, heads) = (self.words, call.norm.eps, heads.map(|heads| heads as u16));
-        let normalised = call.norm.weights.map(|weights| weights.is_some().into());
+        let normalised = weights.map(|weights| weights.is_some().into());
         // What changes no number, zeros included, where there is no offset.
         let weight_offset = if call.norm.unit_offset { 1.0 } else { -0.0 };
         let inverse_dim = [QUERY, KEY]
@@ -131,7 +135,8 @@ impl Planner {
                 key_target: tensors[KEY].map_or(NOWHERE, |k| k.target),
                 storage,
                 load_hint,
-                counts: run.positions.counts,
+                counts: run.positions.counts as u16,
+                waits: waits.into(),
                 src: run.src,
                 ids: run.positions.ids,
                 start: source.positions.start,
@@ -252,7 +257,7 @@ mod tests {
             }
         };
         use IndexType::{I32, I64, U32};
-        let flat = Form::Flat(Pdl::PositionsReady);
+        let flat = AppendForm::FlatEarly;
         let by_ids = || Positions::ids(ids(I64, 6));
         let slots = || SlotMapping::ids(ids(I64, 6));
         let of = |layouts, positions| form(packed(layouts), pages, slots(), positions);
@@ -260,21 +265,21 @@ mod tests {
         assert_eq!(form(packed(views(64)).keeping_keys(), pages, slots(), by_ids()), flat);
         // Sequences that do not follow one another, or whose positions do not.
         let apart = views(64).map(|v| v.with_strides([4 * 512, 512, 64]));
-        assert_eq!(of(apart, by_ids()), Form::Strided);
-        assert_eq!(of(views(64), Positions::consecutive(0)), Form::Strided);
-        assert_eq!(of(views(64), Positions::strided_ids(ids(I32, 7), 4)), Form::Strided);
+        assert_eq!(of(apart, by_ids()), AppendForm::Strided);
+        assert_eq!(of(views(64), Positions::consecutive(0)), AppendForm::Strided);
+        assert_eq!(of(views(64), Positions::strided_ids(ids(I32, 7), 4)), AppendForm::Strided);
         let odd = views(64).map(|v| v.at(v.offset() + 1));
-        assert_eq!(of(odd, by_ids()), Form::Strided);
+        assert_eq!(of(odd, by_ids()), AppendForm::Strided);
         let axes = Positions::axes(ids(I64, 18), Sections::blocks([16, 8, 8]).expect("small"));
-        assert_eq!(of(views(64), axes), Form::General);
-        assert_eq!(of(views(64), Positions::ids(ids(U32, 6))), Form::General);
+        assert_eq!(of(views(64), axes), AppendForm::General);
+        assert_eq!(of(views(64), Positions::ids(ids(U32, 6))), AppendForm::General);
         let table = SlotMapping::page_table(ids(I32, 4), 2);
-        assert_eq!(form(packed(views(64)), pages, table, by_ids()), Form::General);
+        assert_eq!(form(packed(views(64)), pages, table, by_ids()), AppendForm::General);
         // Heads that rotate in part.
         let wide = KvLayout::nhd(4, 16, 2, 80);
-        assert_eq!(form(packed(views(80)), wide, slots(), by_ids()), Form::Strided);
+        assert_eq!(form(packed(views(80)), wide, slots(), by_ids()), AppendForm::Strided);
         let behind = views(80).map(|v| v.rotate_from(16));
-        assert_eq!(form(packed(behind), wide, slots(), by_ids()), Form::Strided);
+        assert_eq!(form(packed(behind), wide, slots(), by_ids()), AppendForm::Strided);
         // Queries of another type, elsewhere.
         let [q, k, v] = views(64);
         let rows = |layout| Rows::new(RawTensor::new(Dtype::BF16, 1 << 30), layout);
@@ -285,10 +290,10 @@ mod tests {
             scale: crate::Scale::ONE,
         };
         let converted = Append::new(Some(queries), Some(crate::Keys::Rows(rows(k))), Some(rows(v)));
-        assert_eq!(form(converted, pages, slots(), by_ids()), Form::Strided);
+        assert_eq!(form(converted, pages, slots(), by_ids()), AppendForm::Strided);
         // Caches as far as 32 bits tell.
         let far = |slots: usize| pages.with_strides([16 * 64, 64, slots * 64]);
         assert_eq!(form(packed(views(64)), far((1 << 25) - 1), slots(), by_ids()), flat);
-        assert_eq!(form(packed(views(64)), far(1 << 25), slots(), by_ids()), Form::Strided);
+        assert_eq!(form(packed(views(64)), far(1 << 25), slots(), by_ids()), AppendForm::Strided);
     }
 }

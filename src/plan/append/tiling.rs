@@ -2,19 +2,12 @@
 
 use crate::plan::Pdl;
 use crate::plan::tiling::MAX_THREADS;
-use crate::plan::variant::{AppendEntry, Form};
+use crate::plan::variant::{AppendEntry, AppendForm};
 
 /// Threads of a warp: a block is of whole ones, since lanes of a head meet.
 const WARP: usize = 32;
 /// Blocks in the grid's second dimension, and in its third.
 const MAX_GRID: usize = 65_535;
-/// Threads a multiprocessor, at one head each, up to which a thread takes one head: on an H100 128 tokens of 32 + 8 + 8 heads
-/// of 128.
-const ONE_HEAD: usize = 1000;
-/// The same from which on a launch that starts early loses more to the blocks that wait than it gains: 512 tokens of those heads
-/// (2980) gain 5 % behind a kernel that writes them, 1024 lose 2 %.
-const EARLY: usize = 5500;
-
 /// How heads are cut: as [`Cut`](super::Cut), of the entries of `append.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AppendCut {
@@ -31,35 +24,73 @@ pub(super) struct AppendWork {
     /// Of q and k, and of v, or its parts.
     pub heads: [usize; 3],
     pub tokens: usize,
-    pub form: Form,
+    pub is_normalised: bool,
 }
 
 impl AppendWork {
-    /// A multiprocessor's threads, were each to take one head. Saturates.
-    fn threads(&self, multiprocessors: usize) -> usize {
+    /// A multiprocessor's threads, were each to take one head: 2979 for 512 tokens of 32 + 8 + 8 heads of 128 on an H100, where
+    /// the borders here were measured. Saturates.
+    pub fn threads(&self, multiprocessors: usize) -> usize {
         let heads: usize = self.heads.iter().sum();
         self.width.saturating_mul(heads).saturating_mul(self.tokens) / multiprocessors
     }
+}
 
-    /// Whether to start early: as asked for, where the launch is small enough to gain by it.
-    pub fn pdl(&self, asked: Pdl, multiprocessors: usize) -> Pdl {
-        if self.threads(multiprocessors) > EARLY { Pdl::Off } else { asked }
+/// As many threads as 2048 tokens of 64 + 8 + 8 heads of 128. Of more than these the time is DRAM's.
+const MANY: usize = 20_000;
+
+/// When a launch starts, and what it waits for.
+pub(super) struct AppendStart {
+    pub pdl: Pdl,
+    /// For the kernel before, ahead of everything else; else ahead of q, k and v.
+    pub waits: bool,
+}
+
+impl AppendStart {
+    /// As asked for; of many threads loads of q and k are to go out first, whatever is ready (1 to 3 % from DRAM). Other kernels
+    /// than those of runs lose more to blocks that wait than they gain: 1024 tokens 2 %.
+    pub fn of(asked: Pdl, is_run: bool, threads: usize) -> Self {
+        let pdl = if is_run || threads <= 5500 { asked } else { Pdl::Off };
+        Self { pdl, waits: pdl == Pdl::On || threads > MANY }
     }
 }
 
 impl AppendCut {
     /// The best of the sweeps.
-    pub fn of(work: &AppendWork, multiprocessors: usize) -> Self {
-        let AppendWork { form, width, .. } = *work;
-        let few = work.threads(multiprocessors) <= ONE_HEAD && form != Form::General;
-        let (heads, rows, threads) = match form {
-            _ if few => (1, 8, 128),
-            // Fewer and larger blocks, since they take places while they wait.
-            Form::Flat(Pdl::PositionsReady) => (2, (128 / width).max(1), 128),
-            _ => (2, 4, 64),
+    pub fn of(form: AppendForm, work: &AppendWork, multiprocessors: usize) -> Self {
+        use AppendForm::{Flat, FlatEarly, General, Strided};
+        let heads = match (form, work.threads(multiprocessors)) {
+            (Strided, ..=1000) | (Flat, ..=1150) | (FlatEarly, ..=800) => 1,
+            (Strided | General, _) | (Flat, ..=MANY) => 2,
+            // As many as fit at once: 1024 threads of two heads, 768 of four.
+            (FlatEarly, ..=2048) => 2,
+            (FlatEarly, ..=3072) => 4,
+            (FlatEarly, ..=5500) => 2,
+            (FlatEarly, ..=MANY) => 4,
+            // Four with norm take 1 to 2 % less from DRAM, and 4 to 5 % to 8 bits.
+            (Flat | FlatEarly, _) => {
+                if work.is_normalised {
+                    4
+                } else {
+                    2
+                }
+            }
         };
-        let heads_per_block = (MAX_THREADS / width).min(rows);
-        Self { entry: AppendEntry { form, heads }, heads_per_block, threads }
+        let (rows, threads) = match (heads, form) {
+            (1, _) => (8, 128),
+            (4, _) => (2, 128),
+            // Larger blocks, and so fewer, since they take places while they wait.
+            (_, FlatEarly) => (4, 128),
+            _ => (4, 64),
+        };
+        let entry = AppendEntry { form, heads };
+        let heads_per_block = (Self::most_threads(entry) / work.width).min(rows);
+        Self { entry, heads_per_block, threads }
+    }
+
+    /// Threads of a block: `most_threads` of `kernels/append.cu`.
+    fn most_threads(entry: AppendEntry) -> usize {
+        if entry.heads > 2 { MAX_THREADS / 2 } else { MAX_THREADS }
     }
 }
 
@@ -85,7 +116,8 @@ impl AppendTiling {
         let in_warp = (WARP / (width * rows).min(WARP)).max(1);
         let per_block = (cut.threads / (width * rows)).clamp(1, 64).min(tokens.next_power_of_two());
         let tokens_per_block = per_block.next_multiple_of(in_warp);
-        debug_assert!(width * rows * tokens_per_block <= MAX_THREADS && tokens_per_block <= 64);
+        debug_assert!(width * rows * tokens_per_block <= AppendCut::most_threads(cut.entry));
+        debug_assert!(tokens_per_block <= 64);
         let [x, y, z] = [width, rows, tokens_per_block].map(|extent| extent as u32);
         let tiles = tokens.div_ceil(tokens_per_block);
         let slices = (q + k + v) as u32;
@@ -113,6 +145,8 @@ mod tests {
     #[test]
     fn launches_cover_everything() {
         const MOST: usize = crate::limits::MAX_HEADS;
+        const FORMS: [AppendForm; 4] =
+            [AppendForm::Flat, AppendForm::FlatEarly, AppendForm::Strided, AppendForm::General];
         let heads = [
             [1, 0, 0],
             [0, 3, 3],
@@ -126,13 +160,20 @@ mod tests {
         for width in (0..10).map(|shift| 1 << shift) {
             for heads in heads {
                 for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
-                    for form in [Form::Flat(Pdl::Off), Form::Strided, Form::General] {
-                        let work = AppendWork { width, heads, tokens, form };
-                        let cut = AppendCut::of(&work, 132);
+                    for form in FORMS {
+                        // A head's lanes where each takes four pairs.
+                        let is_flat = matches!(form, AppendForm::Flat | AppendForm::FlatEarly);
+                        if is_flat && width > crate::limits::MAX_HEAD_DIM / 8 {
+                            continue;
+                        }
+                        let is_normalised = tokens % 2 == 0;
+                        let work = AppendWork { width, heads, tokens, is_normalised };
+                        let cut = AppendCut::of(form, &work, 132);
                         let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
                         let (x, y, z) = block;
                         let threads = (x * y * z) as usize;
-                        assert!(x as usize == width && threads <= MAX_THREADS, "{block:?}");
+                        assert!(x as usize == width, "{block:?}");
+                        assert!(threads <= AppendCut::most_threads(cut.entry), "{block:?}");
                         assert!(threads.is_multiple_of(WARP) && z <= 64, "{block:?}");
                         assert!(grid.0 < 1 << 31 && grid.1 <= 65_535 && grid.2 <= 65_535);
                         let (tiles, all) = match cut.entry.is_by_slices() {

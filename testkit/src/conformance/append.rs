@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::append::{AppendCase, CacheCase, NormCase, ScaleOf, SlotsOf, To, check, random};
-use crate::{Backend, Values};
+use crate::{Backend, Cpu, Values};
 
 /// Everything at random: shapes, strides, types, targets, norms, caches, slots, positions.
 pub fn random_calls(backend: &impl Backend) {
@@ -53,7 +53,9 @@ fn distinct(tokens: usize) -> SlotsOf {
 /// Every vector width of every type and pairing, by alignment, with as many query heads as any cut wants; and of heads half of
 /// which rotates, which the kernels for runs do not take.
 pub fn vectors_and_cuts(backend: &impl Backend) {
-    for (heads, dim) in [([4, 1], 64), ([2, 1], 64), ([3, 2], 64), ([8, 2], 96), ([4, 2], 256)] {
+    for (heads, dim) in
+        [([4, 1], 64), ([2, 1], 64), ([3, 2], 64), ([8, 2], 96), ([4, 2], 256), ([16, 2], 256)]
+    {
         for (seed, dtype) in Dtype::ALL.into_iter().enumerate() {
             for pairing in [Pairing::HalfSplit, Pairing::Interleaved] {
                 for (offset, rotary_dim) in [(0, dim), (1, dim), (2, dim), (4, dim), (0, dim / 2)] {
@@ -61,13 +63,37 @@ pub fn vectors_and_cuts(backend: &impl Backend) {
                     let case = AppendCase { dtype, pairing, rotary_dim, ..case };
                     for stored in [Stored::Element(dtype), Stored::Fp8E4M3, Stored::Fp8E5M2] {
                         let cache = case.cache.clone().map(|cache| {
-                            let slots = distinct(37);
-                            CacheCase { stored, slots, ..cache }
+                            let (slots, scales) = (distinct(37), [ScaleOf::Heads; 2]);
+                            CacheCase { stored, slots, scales, ..cache }
                         });
                         check(backend, &AppendCase { cache, seed: seed as u64, ..case.clone() });
                     }
                 }
             }
+        }
+    }
+}
+
+/// As many tokens in one run as every cut of a device of 132 multiprocessors wants: byte for byte the CPU's.
+pub fn runs_of_any_size(backend: &impl Backend) {
+    for tokens in [600, 1100, 2600, 4000, 8000, 30_000] {
+        for (pairing, norm, stored) in [
+            (Pairing::HalfSplit, true, Stored::Element(Dtype::BF16)),
+            (Pairing::HalfSplit, true, Stored::Fp8E4M3),
+            (Pairing::Interleaved, false, Stored::Fp8E5M2),
+        ] {
+            let case = packed(tokens, [4, 2], 128, 0);
+            let scales = [ScaleOf::Heads, ScaleOf::Tensor(0.02)];
+            let cache = case.cache.clone();
+            let cache =
+                cache.map(|cache| CacheCase { stored, scales, slots: distinct(tokens), ..cache });
+            let norm = NormCase { of: [norm; 2], ..case.norm };
+            let mut given = AppendCase { pairing, norm, cache, ..case }.build();
+            let mut expected = given.clone();
+            Cpu.append(&mut expected).expect("a valid call");
+            backend.append(&mut given).expect("a valid call");
+            let same = given.buffers == expected.buffers;
+            assert!(same, "{}: {tokens} tokens, {pairing:?}, {stored:?}", backend.name());
         }
     }
 }
