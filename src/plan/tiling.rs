@@ -73,7 +73,8 @@ impl Cut {
             0..=32 => cut(Heads::Apart(1), 2, 4, 128),
             33..=200 => cut(Heads::Apart(2), 1, 2, 128),
             201..=700 => cut(Heads::Apart(4), 1, 2, 256),
-            701..=1600 => cut(Heads::Apart(2), 2, 1, 128),
+            701..=900 => cut(Heads::Apart(4), 1, 4, 512),
+            901..=1600 => cut(Heads::Apart(2), 2, 1, 128),
             2049.. if narrow => cut(Heads::Apart(1), widest, all, 256),
             1601..=12_288 if is_fast && early && (grouped || threads <= 4096) => {
                 cut(Heads::List(5), 4, all, 128)
