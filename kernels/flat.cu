@@ -21,10 +21,9 @@ constexpr int least_blocks(int heads, rope::Pdl pdl) {
         ROPE_MAX_THREADS, least_blocks<rope::Element>(HEADS, rope::PDL))                     \
         name##_##element##_##order##_##BYTES(                                                \
             const __grid_constant__ rope::FlatParams params) {                               \
-        if constexpr (rope::HAS_PDL || rope::PDL == rope::OFF) {                              \
-            rope::flat_thread<rope::Element, JOINED, BYTES, HEADS, rope::SHARING, rope::PDL>( \
+        if constexpr (rope::HAS_PDL || rope::PDL == rope::OFF)                               \
+            rope::flat_thread<rope::Element, JOINED, BYTES, HEADS, rope::SHARING, rope::PDL>(\
                 params, rope::this_thread());                                                \
-        }                                                                                    \
     }
 #define ENTRY(...) ROPE_ALL_VARIANTS(KERNEL, __VA_ARGS__)
 #define FAST(...) ROPE_FAST_VARIANTS(KERNEL, __VA_ARGS__)
