@@ -25,6 +25,8 @@
     NARROW(bf16, BF16, joined, true, 4, __VA_ARGS__)
 #define ROPE_NO_KERNEL(...)
 #define ROPE_ALL_VARIANTS(KERNEL, ...) ROPE_VARIANTS(KERNEL, KERNEL, KERNEL, __VA_ARGS__)
+#define ROPE_FULL_VARIANTS(KERNEL, ...) \
+    ROPE_VARIANTS(KERNEL, KERNEL, ROPE_NO_KERNEL, __VA_ARGS__)
 #define ROPE_FAST_VARIANTS(KERNEL, ...) \
     ROPE_VARIANTS(KERNEL, ROPE_NO_KERNEL, ROPE_NO_KERNEL, __VA_ARGS__)
 #define ROPE_SLOW_VARIANTS(KERNEL, ...) \
@@ -56,16 +58,17 @@
     ENTRY(rotate_general_2_1, 2, 1, true)
 
 // And every entry of norm, rotation and append: ENTRY(name, FORM, HEADS, EARLY), whose thread takes so many heads of one
-// tensor. EARLY: of launches that start early, where others have kernels of their own. FAST: in those variants alone.
-#define ROPE_APPEND_ENTRIES(ENTRY, FAST)     \
-    FAST(append_flat_1, FLAT, 1, false)      \
-    FAST(append_flat_2, FLAT, 2, false)      \
-    FAST(append_flat_4, FLAT, 4, false)      \
-    FAST(append_flat_early_1, FLAT, 1, true) \
-    FAST(append_flat_early_2, FLAT, 2, true) \
-    FAST(append_flat_early_4, FLAT, 4, true) \
-    ENTRY(append_1, STRIDED, 1, false)       \
-    ENTRY(append_2, STRIDED, 2, false)       \
+// tensor. EARLY: of launches that start early, where others have kernels of their own. FAST, FULL (of four pairs): in those
+// variants alone; the others took a tenth of the package.
+#define ROPE_APPEND_ENTRIES(ENTRY, FULL, FAST) \
+    FAST(append_flat_1, FLAT, 1, false)        \
+    FAST(append_flat_2, FLAT, 2, false)        \
+    FAST(append_flat_4, FLAT, 4, false)        \
+    FAST(append_flat_early_1, FLAT, 1, true)   \
+    FAST(append_flat_early_2, FLAT, 2, true)   \
+    FAST(append_flat_early_4, FLAT, 4, true)   \
+    FULL(append_1, STRIDED, 1, false)          \
+    ENTRY(append_2, STRIDED, 2, false)         \
     ENTRY(append_general_2, GENERAL, 2, false)
 
 // The kernels are named <entry>_<element>_<order>_<bytes>; the table's entry is cos_sin.

@@ -89,7 +89,7 @@ impl Entry {
     /// two heads in narrow ones.
     fn is_in(self, variant: Variant) -> bool {
         match (self.form, self.heads) {
-            (Form::Flat(_), Heads::Apart(2)) => variant.pairs() < Variant::MOST_PAIRS,
+            (Form::Flat(_), Heads::Apart(2)) => !variant.is_full(),
             (Form::Flat(_), Heads::Apart(4)) => !variant.is_fast(),
             (Form::Flat(_), Heads::List(_) | Heads::Walk(_)) => variant.is_fast(),
             _ => true,
@@ -109,7 +109,7 @@ impl Entry {
 }
 
 /// One entry of norm, rotation and append: `ROPE_APPEND_ENTRIES` of `kernels/variants.h`. A thread takes so many heads of one
-/// tensor. Those of tokens in one run are in the fast variants alone.
+/// tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppendEntry {
     pub form: AppendForm,
@@ -140,7 +140,11 @@ impl AppendEntry {
     }
 
     fn is_in(self, variant: Variant) -> bool {
-        variant.is_fast() || matches!(self.form, AppendForm::Strided | AppendForm::General)
+        match (self.form, self.heads) {
+            (AppendForm::Flat | AppendForm::FlatEarly, _) => variant.is_fast(),
+            (AppendForm::Strided, 1) => variant.is_full(),
+            _ => true,
+        }
     }
 
     fn name(self) -> String {
@@ -236,6 +240,11 @@ impl Variant {
         self.dtype.size() == 2 && Self::of(self.dtype, self.joined).next() == Some(self)
     }
 
+    /// Whether a thread takes as many pairs as any: there are kernels of one strided head.
+    pub fn is_full(self) -> bool {
+        self.pairs() == Self::MOST_PAIRS
+    }
+
     /// Channel pairs that one thread takes.
     pub fn pairs(self) -> usize {
         self.bytes / self.dtype.size() / if self.joined { 2 } else { 1 }
@@ -291,8 +300,9 @@ mod tests {
         for variant in Variant::all() {
             assert!(!std::mem::replace(&mut places[variant.index()], true), "{variant:?}");
         }
-        // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's flat ones the fast variants.
-        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 6 * 4 + 3 * 17);
+        // Of each form of flat ones 17 + 13 + 4, and of plain ones 12 + 3 * 4; of append's flat ones the fast variants, and
+        // of one strided head those of four pairs.
+        let (flat, strided, append) = (3 * 34 + 24, 4 * 17, 6 * 4 + 2 * 17 + 5);
         assert_eq!(names.len(), flat + strided + 17 + append);
         assert!(names.contains("rotate_general_2_1_bf16_split_8"));
     }

@@ -105,8 +105,9 @@ const Kernel KERNELS[] = {
     {NAME(name, element, order, BYTES),                                                       \
      append_block<rope::AppendForm::FORM, rope::Element, JOINED, BYTES, HEADS, EARLY>},
 #define APPEND_ENTRY(...) ROPE_ALL_VARIANTS(APPEND, __VA_ARGS__)
+#define APPEND_FULL(...) ROPE_FULL_VARIANTS(APPEND, __VA_ARGS__)
 #define APPEND_FAST(...) ROPE_FAST_VARIANTS(APPEND, __VA_ARGS__)
-    ROPE_APPEND_ENTRIES(APPEND_ENTRY, APPEND_FAST)
+    ROPE_APPEND_ENTRIES(APPEND_ENTRY, APPEND_FULL, APPEND_FAST)
 };
 
 struct Field {

@@ -79,7 +79,13 @@ impl Planner {
             .filter(|_| variant.is_fast() && !general);
         let weights = call.norm.weights;
         let is_normalised = weights.iter().any(Option::is_some);
-        let work = AppendWork { width, heads, tokens: call.tokens(), is_normalised };
+        let work = AppendWork {
+            width,
+            heads,
+            tokens: call.tokens(),
+            is_normalised,
+            is_full: variant.is_full(),
+        };
         let AppendStart { pdl, waits } =
             AppendStart::of(self.pdl, run.is_some(), work.threads(self.device.multiprocessors));
         let form = match run {

@@ -26,6 +26,8 @@ pub(super) struct AppendWork {
     pub heads: [usize; 3],
     pub tokens: usize,
     pub is_normalised: bool,
+    /// Whether threads take four pairs.
+    pub is_full: bool,
 }
 
 impl AppendWork {
@@ -61,7 +63,8 @@ impl AppendCut {
     pub fn of(form: AppendForm, work: &AppendWork, multiprocessors: usize) -> Self {
         use AppendForm::{Flat, FlatEarly, General, Strided};
         let heads = match (form, work.threads(multiprocessors)) {
-            (Strided, ..=1000) | (Flat, ..=1150) | (FlatEarly, ..=800) => 1,
+            (Strided, ..=1000) if work.is_full => 1,
+            (Flat, ..=1150) | (FlatEarly, ..=800) => 1,
             (Strided | General, _) | (Flat, ..=MANY) => 2,
             // As many as fit at once: 1024 threads of two heads, 768 of four.
             (FlatEarly, ..=2048) => 2,
@@ -157,13 +160,13 @@ mod tests {
             for heads in heads {
                 for tokens in [1, 2, 31, 512, 70_000, (1 << 31) - 1] {
                     for form in FORMS {
-                        // A head's lanes where each takes four pairs.
+                        let is_full = width <= crate::limits::MAX_HEAD_DIM / 8;
                         let is_flat = matches!(form, AppendForm::Flat | AppendForm::FlatEarly);
-                        if is_flat && width > crate::limits::MAX_HEAD_DIM / 8 {
+                        if is_flat && !is_full {
                             continue;
                         }
                         let is_normalised = tokens % 2 == 0;
-                        let work = AppendWork { width, heads, tokens, is_normalised };
+                        let work = AppendWork { width, heads, tokens, is_normalised, is_full };
                         let cut = AppendCut::of(form, &work, 132);
                         let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
                         let (x, y, z) = block;

@@ -71,11 +71,6 @@ fn compile(toolkit: &cuda12::Toolkit, sources: &Path, work: &Path, name: &str) -
         nvcc.arg("-ptx").arg("-o").arg(ptx(machine)).arg(format!("{name}.cu"));
         nvcc
     }))?;
-    for machine in PTX {
-        let path = ptx(machine);
-        let text = fs::read_to_string(&path).map_err(|error| kernels::failed(&path, &error))?;
-        fs::write(&path, bare(&text)).map_err(|error| kernels::failed(&path, &error))?;
-    }
     side_by_side(MACHINES.map(|(machine, of)| {
         let mut ptxas = Command::new(&toolkit.ptxas);
         ptxas
@@ -99,12 +94,6 @@ fn compile(toolkit: &cuda12::Toolkit, sources: &Path, work: &Path, name: &str) -
     run::check(&mut fatbinary)?;
     println!("{name}");
     Ok(())
-}
-
-/// PTX without comments, indents and empty lines, which LZ4 does not make small enough: 240 KiB of the package.
-fn bare(ptx: &str) -> String {
-    let lines = ptx.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
-    lines.filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Runs commands beside one another, two at a time.
