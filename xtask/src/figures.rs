@@ -35,9 +35,10 @@ const SPEED: [Curve; 7] = [
     ("liger", "Liger, in torch", GREEN),
     ("sglang", "sglang, in torch", PURPLE),
 ];
-const APPEND: [Curve; 6] = [
+const APPEND: [Curve; 7] = [
     ("limit", "limit: copy", GREY),
     ("ours", "condensed-rope, 1 launch", BLUE),
+    ("ours+pdl", "condensed-rope, 1 launch, PDL", SKY),
     ("launches_2", "norm + rotate, append", GREEN),
     ("launches_3", "norm, rotate, append", ORANGE),
     ("launches_4", "norm q, norm k, rotate, append", RED),
@@ -169,7 +170,6 @@ fn append(rows: &[Value], path: &Path) -> Result<()> {
         ("model", Value::from("Qwen3-8B")),
         ("cache_dtype", Value::from("bf16")),
         ("cache", Value::from("rotating")),
-        ("pdl", Value::from(false)),
     ];
     let speed = |row: &Value| Some(row["bytes"].as_f64()? / row["median_us"].as_f64()? / 1e3);
     let curves = by_tokens(rows, &wanted, speed);
