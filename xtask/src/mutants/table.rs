@@ -260,7 +260,7 @@ pub const MUTANTS: &[Mutant] = &[
     e(APPEND_CACHE, "u32::try_from(stride).ok()", "Some(stride as u32)"),
     e(APPEND_CACHE, "ids.len.min(tokens)", "tokens"),
     e(APPEND, "is_general(&call.positions) || table.width > 0", "is_general(&call.positions)"),
-    e(APPEND, "tensors[KEY].map_or(NOWHERE, |k| k.target)", "IN_PLACE"),
+    e(APPEND, "tensors[KEY].map_or(NOWHERE, |k| k.target)", "NOWHERE"),
     e(ROTATION, "before_k + heads[1]", "heads[1]"),
     e(VARIANT, "pairs.is_multiple_of(variant.pairs())", "true"),
     e(
@@ -352,7 +352,11 @@ pub const MUTANTS: &[Mutant] = &[
     e(K_FLAT, "h >= params.end[0]", "h > params.end[0]"),
     e(K_FLAT, "has(first + params.heads_per_round)", "false"),
     s(K_FLAT, "first = next;", ""),
-    e(K_FLAT, "(has_work, t * params.ids.stride)", "(has_work, 0 * params.ids.stride)"),
+    s(
+        K_FLAT,
+        "id = params.ids.load_if(has_work, t * params.ids.stride);",
+        "id = params.ids.load_if(has_work, 0u);",
+    ),
     e(K_POSITIONS, "t * params.counts", "0 * params.counts"),
     e(K_ANGLES, "8 * first", "first"),
     e(K_APPEND, "is_inside = t < params.tokens", "is_inside = true"),
