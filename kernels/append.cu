@@ -8,16 +8,11 @@ constexpr int most_threads(int heads) { return heads > 2 ? ROPE_MAX_THREADS / 2 
 // Blocks of so many that must fit a multiprocessor: two, of 64 registers a thread, where that spills none. From 2048 tokens on
 // it is worth 3 to 5 % (H100). Of four heads a thread three, of 80 registers: as many heads as fit at once; two before compute
 // capability 9.0, where those spill three.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-constexpr bool HAS_ROOM = true;
-#else
-constexpr bool HAS_ROOM = false;
-#endif
 template <class Element>
 constexpr int least_blocks(rope::AppendForm form, int heads) {
-    if (heads > 2) return rope::HAS_PDL ? 3 : 2;
+    if (heads > 2) return rope::ARCH < 900 ? 2 : 3;
     if (form == rope::AppendForm::FLAT) return 2;
-    const bool fits = HAS_ROOM && std::is_same<Element, rope::BF16>::value;
+    const bool fits = rope::ARCH >= 800 && std::is_same<Element, rope::BF16>::value;
     return form == rope::AppendForm::STRIDED && fits ? 2 : 1;
 }
 

@@ -17,6 +17,13 @@
 
 namespace rope {
 
+// The compute capability that is compiled for, 900 where it is 9.0; 0 on the host.
+#ifdef __CUDA_ARCH__
+constexpr int ARCH = __CUDA_ARCH__;
+#else
+constexpr int ARCH = 0;
+#endif
+
 #ifdef __CUDACC__
 
 ROPE_FN float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }

@@ -5,14 +5,9 @@
 // Blocks of ROPE_MAX_THREADS that must fit a multiprocessor; 0: no word on it. Of many heads two, so that 1024 threads' loads
 // are on their way at once; launched early they would spill a register for it, and on older devices even without: one block
 // is what keeps the assembler from that.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr bool HAS_ROOM = true;
-#else
-constexpr bool HAS_ROOM = false;
-#endif
 template <class Element>
 constexpr int least_blocks(int heads, rope::Pdl pdl) {
-    if (heads > 4) return !HAS_ROOM ? 1 : pdl == rope::OFF ? 2 : 0;
+    if (heads > 4) return rope::ARCH < 900 ? 1 : pdl == rope::OFF ? 2 : 0;
     return heads == 4 && Element::BYTES == 4 && pdl == rope::POSITIONS_READY ? 1 : 0;
 }
 

@@ -14,11 +14,7 @@ enum Pdl : uint32_t {
 };
 
 // Whether there are such launches. Where there are none the host takes plain kernels, and those of early launches are empty.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool HAS_PDL = false;
-#else
-constexpr bool HAS_PDL = true;
-#endif
+constexpr bool HAS_PDL = ARCH == 0 || ARCH >= 900;
 
 // Returns when the kernels before this one have finished and their writes can be seen. Does nothing in a
 // launch without the attribute, as the other.

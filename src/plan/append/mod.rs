@@ -86,15 +86,15 @@ impl Planner {
             is_normalised,
             is_full: variant.is_full(),
         };
-        let AppendStart { pdl, waits } =
-            AppendStart::of(self.pdl, run.is_some(), work.threads(self.device.multiprocessors));
+        let threads = work.threads(self.device.multiprocessors);
+        let AppendStart { pdl, waits } = AppendStart::of(self.pdl, run.is_some(), threads);
         let form = match run {
             Some(_) if pdl == Pdl::Off => AppendForm::Flat,
             Some(_) => AppendForm::FlatEarly,
             None if general => AppendForm::General,
             None => AppendForm::Strided,
         };
-        let cut = AppendCut::of(form, &work, self.device.multiprocessors);
+        let cut = AppendCut::of(form, &work, threads);
         let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
         let (_, heads_per_block, tokens_per_block) = block;
         let [heads_per_block, tokens_per_block] =

@@ -59,10 +59,10 @@ impl AppendStart {
 }
 
 impl AppendCut {
-    /// The best of the sweeps.
-    pub fn of(form: AppendForm, work: &AppendWork, multiprocessors: usize) -> Self {
+    /// The best of the sweeps, for a multiprocessor's `threads` of one head.
+    pub fn of(form: AppendForm, work: &AppendWork, threads: usize) -> Self {
         use AppendForm::{Flat, FlatEarly, General, Strided};
-        let heads = match (form, work.threads(multiprocessors)) {
+        let heads = match (form, threads) {
             (Strided, ..=1000) if work.is_full => 1,
             (Flat, ..=1150) | (FlatEarly, ..=800) => 1,
             (Strided | General, _) | (Flat, ..=MANY) => 2,
@@ -167,7 +167,7 @@ mod tests {
                         }
                         let is_normalised = tokens % 2 == 0;
                         let work = AppendWork { width, heads, tokens, is_normalised, is_full };
-                        let cut = AppendCut::of(form, &work, 132);
+                        let cut = AppendCut::of(form, &work, work.threads(132));
                         let AppendTiling { grid, block, slices } = AppendTiling::of(&work, &cut);
                         let (x, y, z) = block;
                         let threads = (x * y * z) as usize;
